@@ -1,0 +1,137 @@
+//! The contract between the core and a controller.
+//!
+//! A controller is an open set behind one object-safe trait with the verbs of
+//! Linux's `struct cgroup_subsys`. The core decides when each verb runs; the
+//! table says which locks it holds then, so a controller may only take locks
+//! of its own inside them.
+//!
+//! | verb | when | lock held | may refuse |
+//! |---|---|---|---|
+//! | `css_alloc` | a css is made; no parent for the root | tree | yes |
+//! | `css_online` | after linking, before anyone can find it | tree | yes: freed, never offlined |
+//! | `css_killed` | first step of the kill, before DYING | tree | no |
+//! | `css_offline` | subtree drained, children offline, readers gone | tree | no |
+//! | `css_released` | no reference left | tree | no |
+//! | `css_free` | nobody can reach it | none | no |
+//! | `attach` | a task is linked without a fork, or moves | none | no |
+//! | `can_fork` | before the child exists | none | yes: the fork fails with it |
+//! | `cancel_fork` | a later controller, or the fork itself, failed | none | no |
+//! | `fork` | after the child is linked | none | no |
+//! | `exit` | the task stops being live; still linked | none | no |
+//! | `release` | the task is reaped | none | no |
+
+use crate::css::Css;
+use crate::effect::Effects;
+use crate::errno::Errno;
+use crate::id::{CgroupId, TaskId};
+use alloc::sync::Arc;
+use core::any::Any;
+
+pub mod pids;
+
+bitflags::bitflags! {
+    /// Which per-task verbs a controller has. The fork and exit paths call
+    /// only these, so a controller that ignores tasks costs them nothing.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Hooks: u8 {
+        /// `can_fork`, `cancel_fork` and `fork`.
+        const FORK = 1;
+        /// `exit`.
+        const EXIT = 2;
+        /// `release`.
+        const RELEASE = 4;
+        /// `attach`.
+        const ATTACH = 8;
+    }
+}
+
+/// A controller's own state on one css.
+pub type CssState = Arc<dyn Any + Send + Sync>;
+
+/// The css that a controller is asked to make its state for.
+#[derive(Debug)]
+pub struct NewCss<'a> {
+    /// The cgroup it will belong to.
+    pub cgroup: CgroupId,
+    /// The css above it; `None` for the root of the hierarchy.
+    pub parent: Option<&'a Css>,
+}
+
+/// A resource controller. The module's table says when each verb runs.
+pub trait Controller: Send + Sync + 'static {
+    /// Its name, as in `cgroup.controllers`.
+    fn name(&self) -> &'static str;
+
+    /// The per-task verbs it has.
+    fn hooks(&self) -> Hooks;
+
+    /// Makes the state of a new css.
+    ///
+    /// # Errors
+    /// Any number; the creation fails with it.
+    fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno>;
+
+    /// The css is linked and about to be published.
+    ///
+    /// # Errors
+    /// Any number; the creation fails with it and the css is freed without
+    /// `css_offline`.
+    fn css_online(&self, css: &Css, fx: &mut Effects) -> Result<(), Errno> {
+        let _ = (css, fx);
+        Ok(())
+    }
+
+    /// The css is about to be marked DYING; its files go next.
+    fn css_killed(&self, css: &Css, fx: &mut Effects) {
+        let _ = (css, fx);
+    }
+
+    /// No task in the css's subtree can do any more work.
+    fn css_offline(&self, css: &Css, fx: &mut Effects) {
+        let _ = (css, fx);
+    }
+
+    /// The last reference is gone.
+    fn css_released(&self, css: &Css) {
+        let _ = css;
+    }
+
+    /// Nobody can reach the css any more.
+    fn css_free(&self, css: &Css) {
+        let _ = css;
+    }
+
+    /// A task that was not forked here joins `to`, or moves there from `from`.
+    fn attach(&self, task: TaskId, to: &Css, from: Option<&Css>, fx: &mut Effects) {
+        let _ = (task, to, from, fx);
+    }
+
+    /// May a task be born on `css`?
+    ///
+    /// # Errors
+    /// Any number; the fork fails with it.
+    fn can_fork(&self, css: &Css, fx: &mut Effects) -> Result<(), Errno> {
+        let _ = (css, fx);
+        Ok(())
+    }
+
+    /// Undoes a `can_fork` that succeeded.
+    fn cancel_fork(&self, css: &Css) {
+        let _ = css;
+    }
+
+    /// The child is linked.
+    fn fork(&self, task: TaskId, css: &Css, fx: &mut Effects) {
+        let _ = (task, css, fx);
+    }
+
+    /// The task has begun to exit.
+    fn exit(&self, task: TaskId, css: &Css, fx: &mut Effects) {
+        let _ = (task, css, fx);
+    }
+
+    /// The task has been reaped.
+    fn release(&self, task: TaskId, css: &Css) {
+        let _ = (task, css);
+    }
+}

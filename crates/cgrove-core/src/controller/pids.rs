@@ -1,0 +1,290 @@
+//! The `pids` controller: how many tasks a subtree may hold.
+//!
+//! RLIMIT_NPROC counts per user and so cannot bound one command. `pids` counts
+//! per subtree: a fork adds one to every css from the forker's up to below the
+//! root, and is refused with EAGAIN if any level would pass its limit. What is
+//! charged is the task until it is *reaped*: zombies count, threads count.
+//!
+//! The count can lie above the limit: lowering the limit and moving tasks in
+//! are never refused (`cgroup-v2.rst`, "PID Interface Files").
+//!
+//! Every level is charged before any is compared, and a refusal undoes all of
+//! them, so two forks racing for the last place may both be refused for an
+//! instant but never both admitted.
+
+use super::{Controller, CssState, Hooks, NewCss};
+use crate::cgroup::Cgroup;
+use crate::css::Css;
+use crate::effect::Effects;
+use crate::errno::Errno;
+use crate::event::EventFile;
+use crate::id::TaskId;
+use crate::sync::{AtomicU64, Ordering, invariant};
+use alloc::sync::Arc;
+use core::fmt;
+
+/// The largest number a `pids.max` may hold, Linux's `PID_MAX_LIMIT` on 64 bits.
+pub const PID_MAX_LIMIT: u64 = 4 * 1024 * 1024;
+
+/// A limit that may be absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// No limit.
+    Max,
+    /// At most this many.
+    N(u64),
+}
+
+impl Limit {
+    const MAX: u64 = u64::MAX;
+
+    fn to_raw(self) -> u64 {
+        match self {
+            Self::Max => Self::MAX,
+            Self::N(n) => n,
+        }
+    }
+
+    fn from_raw(raw: u64) -> Self {
+        if raw == Self::MAX { Self::Max } else { Self::N(raw) }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Max => f.write_str("max"),
+            Self::N(n) => n.fmt(f),
+        }
+    }
+}
+
+/// The controller.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pids {
+    local_events: bool,
+}
+
+impl Pids {
+    /// With the events of Linux's default mount: `pids.events` counts limits
+    /// hit in the subtree, `pids.events.local` those hit at this very cgroup.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { local_events: false }
+    }
+
+    /// With the events of the mount option `pids_localevents`: both files
+    /// count the forks refused to tasks of this very cgroup.
+    #[must_use]
+    pub const fn with_local_events() -> Self {
+        Self { local_events: true }
+    }
+
+    /// The `pids` state of a cgroup. `None` for the root, which has no files,
+    /// and where the controller is not on.
+    #[must_use]
+    pub fn css(cgroup: &Cgroup) -> Option<Arc<PidsCss>> {
+        cgroup
+            .states()
+            .find_map(|state| state.downcast::<PidsCss>().ok())
+            .filter(|css| css.parent.is_some())
+    }
+}
+
+/// `pids` on one cgroup.
+#[derive(Debug)]
+pub struct PidsCss {
+    /// `None` at the root, which is never charged.
+    parent: Option<Arc<PidsCss>>,
+    current: AtomicU64,
+    limit: AtomicU64,
+    peak: AtomicU64,
+    /// Limits hit here or below (what a reader of `pids.events` sees).
+    subtree_max: AtomicU64,
+    /// Limits hit at this css.
+    local_max: AtomicU64,
+    /// Forks refused to tasks of this css, whoever's limit it was.
+    local_forkfail: AtomicU64,
+    events: Arc<EventFile>,
+    events_local: Arc<EventFile>,
+    local_events: bool,
+}
+
+impl PidsCss {
+    /// `pids.current`: tasks charged, those being born and zombies included.
+    #[must_use]
+    pub fn current(&self) -> u64 {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// `pids.peak`: the highest `pids.current` there has been.
+    #[must_use]
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// `pids.max`.
+    #[must_use]
+    pub fn max(&self) -> Limit {
+        Limit::from_raw(self.limit.load(Ordering::Relaxed))
+    }
+
+    /// Writes `pids.max`. It may be below [`current`](Self::current) and holds
+    /// from the next fork on.
+    ///
+    /// # Errors
+    /// EINVAL above [`PID_MAX_LIMIT`].
+    pub fn set_max(&self, limit: Limit) -> Result<(), Errno> {
+        if matches!(limit, Limit::N(n) if n > PID_MAX_LIMIT) {
+            return Err(Errno::EINVAL);
+        }
+        self.limit.store(limit.to_raw(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// `max` in `pids.events`.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        let count = if self.local_events { &self.local_forkfail } else { &self.subtree_max };
+        count.load(Ordering::Relaxed)
+    }
+
+    /// `max` in `pids.events.local`.
+    #[must_use]
+    pub fn events_local(&self) -> u64 {
+        let count = if self.local_events { &self.local_forkfail } else { &self.local_max };
+        count.load(Ordering::Relaxed)
+    }
+
+    /// Whether `n` more tasks would be admitted now, here and at every level
+    /// above. Counts no event: for an embedder that can make room first.
+    #[must_use]
+    pub fn fits(&self, n: u64) -> bool {
+        self.levels().all(|css| css.current() + n <= css.limit.load(Ordering::Relaxed))
+    }
+
+    /// This css and those above it, without the root.
+    fn levels(&self) -> impl Iterator<Item = &PidsCss> {
+        core::iter::successors(Some(self), |css| css.parent.as_deref())
+            .filter(|css| css.parent.is_some())
+    }
+
+    fn charge(&self) {
+        for css in self.levels() {
+            let now = css.current.fetch_add(1, Ordering::Relaxed) + 1;
+            css.peak.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+
+    fn uncharge(&self) {
+        for css in self.levels() {
+            let old = css.current.fetch_sub(1, Ordering::Relaxed);
+            invariant!(old > 0, "pids count below zero");
+        }
+    }
+
+    /// Charges every level, or none and says which one is full.
+    fn try_charge(&self) -> Result<(), &PidsCss> {
+        for (depth, css) in self.levels().enumerate() {
+            let now = css.current.fetch_add(1, Ordering::Relaxed) + 1;
+            if now > css.limit.load(Ordering::Relaxed) {
+                for undo in self.levels().take(depth + 1) {
+                    undo.current.fetch_sub(1, Ordering::Relaxed);
+                }
+                return Err(css);
+            }
+            // Raised level by level: a refusal further up does not take it
+            // back, as in Linux.
+            css.peak.fetch_max(now, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// A fork on this css was refused at `full`.
+    fn refused(&self, full: &PidsCss, fx: &mut Effects) {
+        self.local_forkfail.fetch_add(1, Ordering::Relaxed);
+        if self.local_events {
+            self.events_local.changed(fx);
+            self.events.changed(fx);
+            return;
+        }
+        full.local_max.fetch_add(1, Ordering::Relaxed);
+        full.events_local.changed(fx);
+        for css in full.levels() {
+            css.subtree_max.fetch_add(1, Ordering::Relaxed);
+            css.events.changed(fx);
+        }
+    }
+}
+
+/// The state this controller made in `css_alloc`.
+fn state(css: &Css) -> Option<&PidsCss> {
+    let state = css.state::<PidsCss>();
+    invariant!(state.is_some(), "a pids css without pids state");
+    state
+}
+
+impl Controller for Pids {
+    fn name(&self) -> &'static str {
+        "pids"
+    }
+
+    fn hooks(&self) -> Hooks {
+        Hooks::FORK | Hooks::RELEASE | Hooks::ATTACH
+    }
+
+    fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
+        let parent = match new.parent {
+            Some(css) => Some(css.state_arc::<PidsCss>().ok_or(Errno::EINVAL)?),
+            None => None,
+        };
+        Ok(Arc::new(PidsCss {
+            parent,
+            current: AtomicU64::new(0),
+            limit: AtomicU64::new(Limit::MAX),
+            peak: AtomicU64::new(0),
+            subtree_max: AtomicU64::new(0),
+            local_max: AtomicU64::new(0),
+            local_forkfail: AtomicU64::new(0),
+            events: EventFile::new(new.cgroup, "pids.events"),
+            events_local: EventFile::new(new.cgroup, "pids.events.local"),
+            local_events: self.local_events,
+        }))
+    }
+
+    fn css_killed(&self, css: &Css, _fx: &mut Effects) {
+        if let Some(pids) = state(css) {
+            pids.events.remove();
+            pids.events_local.remove();
+        }
+    }
+
+    fn attach(&self, _task: TaskId, to: &Css, from: Option<&Css>, _fx: &mut Effects) {
+        if let Some(to) = state(to) {
+            to.charge();
+        }
+        if let Some(from) = from.and_then(state) {
+            from.uncharge();
+        }
+    }
+
+    fn can_fork(&self, css: &Css, fx: &mut Effects) -> Result<(), Errno> {
+        let Some(pids) = state(css) else { return Ok(()) };
+        pids.try_charge().map_err(|full| {
+            pids.refused(full, fx);
+            Errno::EAGAIN
+        })
+    }
+
+    fn cancel_fork(&self, css: &Css) {
+        if let Some(pids) = state(css) {
+            pids.uncharge();
+        }
+    }
+
+    fn release(&self, _task: TaskId, css: &Css) {
+        if let Some(pids) = state(css) {
+            pids.uncharge();
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! css_sets: what tasks of equal membership share.
+//!
+//! A task does not point at one css per controller but at one set that does,
+//! shared by all tasks with the same cgroup and the same effective csses. So
+//! a fork takes one reference, and "which tasks pin this css" has one answer
+//! per set instead of one per task.
+//!
+//! The task list has a lock of its own. Fork and exit in a set that stays
+//! populated take only that; the two transitions that others can see, empty to
+//! populated and back, take the set lock first.
+
+use crate::cgroup::Cgroup;
+use crate::css::CssRef;
+use crate::hierarchy::Inner;
+use crate::sync::lock::{Leaf, SetGuard};
+use crate::sync::{AtomicUsize, Ordering, invariant};
+use crate::task::Task;
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+
+/// What the lock of one set protects.
+#[derive(Debug, Default)]
+pub(crate) struct CsetTasks {
+    /// Tasks that are not dead, in no particular order; `Task::slot` is each
+    /// one's index. The set is populated iff this is not empty.
+    pub(crate) tasks: Vec<Arc<Task>>,
+    /// Dead leaders whose group still has live threads. Not population.
+    pub(crate) dying: Vec<Arc<Task>>,
+    /// Forks prepared and not yet published. They keep the cgroup from being
+    /// removed: the child has a place in it.
+    pub(crate) reserved: usize,
+    /// The cgroup was removed; nothing can join.
+    pub(crate) dead: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct CssSet {
+    pub(crate) cgroup: Arc<Cgroup>,
+    /// The effective css of each controller.
+    pub(crate) csses: Box<[CssRef]>,
+    /// Tasks (until freed) and forks in flight. Zero is reached under the set
+    /// lock only, so a set found under it can be referenced.
+    refs: AtomicUsize,
+    pub(crate) list: Leaf<CsetTasks>,
+}
+
+impl CssSet {
+    /// Another reference for one who already holds one, or the set lock.
+    pub(crate) fn get(&self) {
+        self.refs.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl CsetTasks {
+    pub(crate) fn link(&mut self, task: Arc<Task>) {
+        task.slot.store(self.tasks.len(), Ordering::Relaxed);
+        self.tasks.push(task);
+    }
+
+    pub(crate) fn unlink(&mut self, task: &Arc<Task>) {
+        let slot = task.slot.load(Ordering::Relaxed);
+        invariant!(
+            self.tasks.get(slot).is_some_and(|at| Arc::ptr_eq(at, task)),
+            "unlinking a task that is not linked here"
+        );
+        self.tasks.swap_remove(slot);
+        if let Some(moved) = self.tasks.get(slot) {
+            moved.slot.store(slot, Ordering::Relaxed);
+        }
+    }
+
+    /// What the thread listing shows: every task but those exiting in a group
+    /// that has no live task left (`css_task_iter`, default filter).
+    pub(crate) fn visible(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.iter().filter(|task| !task.is_hidden())
+    }
+}
+
+impl Cgroup {
+    /// The sets linked here that anyone still uses.
+    pub(crate) fn csets<'a>(
+        &'a self,
+        set: &'a SetGuard<'_>,
+    ) -> impl Iterator<Item = Arc<CssSet>> + 'a {
+        self.set.get(set).csets.iter().filter_map(Weak::upgrade)
+    }
+}
+
+impl Inner {
+    /// The set for tasks of `cgroup` itself, with a reference for the caller.
+    pub(crate) fn find_css_set(&self, cgroup: &Arc<Cgroup>, set: &mut SetGuard<'_>) -> Arc<CssSet> {
+        let csses: Box<[CssRef]> =
+            (0..self.controllers.len()).map(|ssid| self.effective_css(cgroup, ssid)).collect();
+        let found =
+            cgroup.csets(set).find(|cset| cset.csses.iter().zip(&csses).all(|(a, b)| a.id == b.id));
+        if let Some(cset) = found {
+            cset.get();
+            return cset;
+        }
+        for css in &csses {
+            css.get();
+        }
+        cgroup.self_css.get();
+        let cset = Arc::new(CssSet {
+            cgroup: Arc::clone(cgroup),
+            csses,
+            refs: AtomicUsize::new(1),
+            list: Leaf::new(CsetTasks::default()),
+        });
+        cgroup.set.get_mut(set).csets.push(Arc::downgrade(&cset));
+        cset
+    }
+
+    /// The nearest css of a controller, at `cgroup` or above.
+    pub(crate) fn effective_css(&self, cgroup: &Arc<Cgroup>, ssid: usize) -> CssRef {
+        let mut at = cgroup;
+        loop {
+            if let Some(css) = &at.subsys.lock()[ssid] {
+                return CssRef::Of(Arc::clone(css));
+            }
+            match &at.parent {
+                Some(parent) => at = parent,
+                None => unreachable!("the root has a css of every controller"),
+            }
+        }
+    }
+
+    /// Drops a reference on a set (`put_css_set`).
+    pub(crate) fn put_css_set(&self, cset: &Arc<CssSet>, fx: &mut crate::Effects) {
+        let mut refs = cset.refs.load(Ordering::Relaxed);
+        while refs > 1 {
+            // Release, and acquire for the last one below: what each task did
+            // with the csses happens before they are put.
+            match cset.refs.compare_exchange_weak(
+                refs,
+                refs - 1,
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(seen) => refs = seen,
+            }
+        }
+        {
+            let mut set = self.set_lock.lock();
+            let old = cset.refs.fetch_sub(1, Ordering::AcqRel);
+            invariant!(old > 0, "put on a css_set without references");
+            if old != 1 {
+                return;
+            }
+            let csets = &mut cset.cgroup.set.get_mut(&mut set).csets;
+            csets.retain(|other| !core::ptr::eq(other.as_ptr(), Arc::as_ptr(cset)));
+        }
+        for css in &cset.csses {
+            self.put(css, fx);
+        }
+        self.put(&CssRef::SelfOf(Arc::clone(&cset.cgroup)), fx);
+    }
+}

@@ -1,0 +1,63 @@
+//! Refusals, by the number Linux gives for them.
+
+use core::fmt;
+
+/// The kernel's error numbers that cgroup operations refuse with.
+///
+/// One refusal has one number, the one Linux returns for it, so that a front
+/// end can hand it on unchanged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[repr(i32)]
+pub enum Errno {
+    /// No such file or directory.
+    ENOENT = 2,
+    /// No such process.
+    ESRCH = 3,
+    /// A limit was reached; the same call may succeed later.
+    EAGAIN = 11,
+    /// Out of memory.
+    ENOMEM = 12,
+    /// In use: tasks or children.
+    EBUSY = 16,
+    /// The name exists.
+    EEXIST = 17,
+    /// The cgroup is dead.
+    ENODEV = 19,
+    /// Malformed argument.
+    EINVAL = 22,
+    /// The name is longer than 255 bytes.
+    ENAMETOOLONG = 36,
+}
+
+impl Errno {
+    /// The number, as in `errno(3)`; positive.
+    #[must_use]
+    pub const fn code(self) -> i32 {
+        self as i32
+    }
+
+    /// The symbolic name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ENOENT => "ENOENT",
+            Self::ESRCH => "ESRCH",
+            Self::EAGAIN => "EAGAIN",
+            Self::ENOMEM => "ENOMEM",
+            Self::EBUSY => "EBUSY",
+            Self::EEXIST => "EEXIST",
+            Self::ENODEV => "ENODEV",
+            Self::EINVAL => "EINVAL",
+            Self::ENAMETOOLONG => "ENAMETOOLONG",
+        }
+    }
+}
+
+impl fmt::Display for Errno {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl core::error::Error for Errno {}

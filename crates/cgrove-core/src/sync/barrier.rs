@@ -1,0 +1,25 @@
+//! The fence both sides of the teardown protocol stand on.
+
+use super::{Ordering, fence};
+
+/// Orders an earlier store before a later load, against a peer doing the same.
+///
+/// Two callers, each the other's partner:
+///
+/// * the **killer** (`teardown::kill_sync`) stores DYING, calls this, then
+///   loads the populated counters;
+/// * the **walker** (`populated::update`) stores a populated counter, calls
+///   this, then loads DYING.
+///
+/// What each may conclude: of the two loads at least one sees the other side's
+/// store. So the killer finds the css unpopulated and finishes the kill
+/// itself, or the walker finds it dying and queues the kill, or both do, which
+/// is harmless because `kill_finish` acts once. Without either call both loads
+/// may see the old value and the css would never die.
+///
+/// An explicit fence and not `SeqCst` accesses: the model checker that guards
+/// this pair models fences exactly and SeqCst accesses only roughly.
+#[inline]
+pub(crate) fn store_then_load() {
+    fence(Ordering::SeqCst);
+}

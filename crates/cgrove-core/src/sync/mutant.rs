@@ -1,0 +1,52 @@
+//! Known-wrong variants of the protocols, to prove that the checks see them.
+//!
+//! Each variant is one bug that Linux had, or nearly had, on its way to the
+//! per-css teardown. A hierarchy built with one must make a concurrency test
+//! fail; the tests say so. Outside the checkers' builds the question "is this
+//! mutant on" is the constant `false` and leaves no code behind.
+
+/// One deliberate defect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[doc(hidden)]
+pub enum Mutant {
+    /// The killer does not fence between DYING and the counters.
+    NoKillerFence,
+    /// The walker does not fence between the counter and DYING.
+    NoWalkerFence,
+    /// The walker asks whether the reference count is dying, not the css.
+    WalkerTestsRef,
+    /// The queued kill does not hold a reference on its css.
+    NoQueuePin,
+    /// `kill_finish` runs again on a css whose count is already killed.
+    KillTwice,
+    /// A killed count leaves one shard alive.
+    KillSkipsShard,
+    /// A fork in flight does not compare the kill sequence number.
+    ForkIgnoresKill,
+    /// A parent goes offline without waiting for its children.
+    ParentFirst,
+    /// `css_offline` does not wait for readers.
+    NoGrace,
+}
+
+/// Which mutant, if any, a hierarchy runs with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mutation {
+    #[cfg(any(loom, shuttle, test))]
+    pub(crate) on: Option<Mutant>,
+}
+
+impl Mutation {
+    #[inline]
+    pub(crate) fn is(self, which: Mutant) -> bool {
+        #[cfg(any(loom, shuttle, test))]
+        {
+            self.on == Some(which)
+        }
+        #[cfg(not(any(loom, shuttle, test)))]
+        {
+            let _ = which;
+            false
+        }
+    }
+}

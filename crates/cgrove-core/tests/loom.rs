@@ -1,0 +1,260 @@
+//! The teardown protocol under every interleaving and every weak-memory
+//! outcome that loom can produce within a bound of preemptions.
+//!
+//! The code under test is the shipped one. Each test runs once as it is, and
+//! once per mutant that it must catch; a mutant that survives fails the test.
+//!
+//!     RUSTFLAGS="--cfg loom" cargo test -p cgrove-core --release --test loom
+
+#![cfg(loom)]
+
+use cgrove_core::*;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts what the core asked of it. Plain atomics, so loom does not branch on
+/// the bookkeeping.
+#[derive(Default)]
+struct Probe {
+    offline: AtomicUsize,
+    freed: AtomicUsize,
+}
+
+impl Controller for Probe {
+    fn name(&self) -> &'static str {
+        "probe"
+    }
+    fn hooks(&self) -> Hooks {
+        Hooks::empty()
+    }
+    fn css_alloc(&self, _new: NewCss<'_>) -> Result<CssState, Errno> {
+        Ok(Arc::new(()))
+    }
+    fn css_offline(&self, css: &Css, _fx: &mut Effects) {
+        assert!(!css.is_populated(), "css_offline under a populated css");
+        self.offline.fetch_add(1, Ordering::Relaxed);
+    }
+    fn css_free(&self, _css: &Css) {
+        self.freed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn explore(mutant: Option<Mutant>, model: fn(Option<Mutant>)) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.max_branches = 20_000;
+    builder.check(move || model(mutant));
+}
+
+/// Passes as shipped, and fails with each of `mutants`.
+///
+/// A mutant runs in a process of its own, this binary again: a protocol broken
+/// half-way through may panic while it unwinds, which ends the process.
+fn check(test: &str, model: fn(Option<Mutant>), mutants: &[Mutant]) {
+    if let Ok(chosen) = std::env::var(CHOICE) {
+        let mutant = mutants.iter().find(|mutant| format!("{mutant:?}") == chosen);
+        return explore(Some(*mutant.expect("a mutant of this test")), model);
+    }
+    explore(None, model);
+    for mutant in mutants {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(CHOICE, format!("{mutant:?}"))
+            .env("RUST_BACKTRACE", "0")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stderr);
+        let why = said.lines().skip_while(|line| !line.contains("panicked at")).nth(1);
+        assert!(!child.status.success(), "mutant {mutant:?} was not caught");
+        println!("mutant {mutant:?}: caught: {}", why.expect("a panic says why"));
+    }
+}
+
+/// Names the mutant a child process runs with.
+const CHOICE: &str = "CGROVE_MUTANT";
+
+fn fx() -> Effects {
+    Effects::at(Time(0))
+}
+
+fn build(mutant: Option<Mutant>) -> (Hierarchy, Arc<Probe>) {
+    let probe = Arc::new(Probe::default());
+    let h = Hierarchy::builder().controller(probe.clone()).mutant(mutant).build(Time(0));
+    (h, probe)
+}
+
+fn hidden_task(h: &Hierarchy, cgroup: &Arc<Cgroup>, id: u64) -> Arc<Task> {
+    let mut fx = fx();
+    let fork = h.fork(ForkFrom::Cgroup(cgroup), &mut fx).unwrap();
+    let task = fork.publish(TaskId(id), Membership::Process, &mut fx);
+    h.exit(&task, &mut fx).unwrap();
+    task
+}
+
+fn bury(h: &Hierarchy, task: &Arc<Task>) {
+    let mut fx = fx();
+    h.reap(task, &mut fx).unwrap();
+    h.free(task, &mut fx).unwrap();
+}
+
+fn assert_all_gone(h: &Hierarchy, probe: &Probe, csses: usize) {
+    assert_eq!(h.pump(&mut fx()), 0);
+    assert_eq!(probe.offline.load(Ordering::Relaxed), csses, "a dying css never went offline");
+    assert_eq!(probe.freed.load(Ordering::Relaxed), csses, "a dying css was never freed");
+    let stat = h.stat(h.root());
+    assert_eq!((stat.nr_dying_descendants, stat.subsys[0].dying), (0, 0));
+}
+
+#[test]
+fn last_task_dies_against_remove() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, probe) = build(mutant);
+        let cgroup = h.create(h.root(), "a", &mut fx()).unwrap();
+        let task = hidden_task(&h, &cgroup, 1);
+        let walker = {
+            let (h, task) = (h.clone(), task.clone());
+            loom::thread::spawn(move || h.dead(&task, &mut fx()).unwrap())
+        };
+        h.remove(&cgroup, &mut fx()).unwrap();
+        walker.join().unwrap();
+        bury(&h, &task);
+        assert_all_gone(&h, &probe, 1);
+    }
+    check(
+        "last_task_dies_against_remove",
+        model,
+        &[Mutant::NoKillerFence, Mutant::NoWalkerFence, Mutant::WalkerTestsRef, Mutant::KillTwice],
+    );
+}
+
+#[test]
+fn two_last_tasks_of_two_css_sets() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, probe) = build(mutant);
+        let top = h.create(h.root(), "top", &mut fx()).unwrap();
+        let tasks: Vec<_> = ["a", "b"]
+            .iter()
+            .zip(1..)
+            .map(|(name, id)| {
+                let leaf = h.create(&top, name, &mut fx()).unwrap();
+                let task = hidden_task(&h, &leaf, id);
+                h.remove(&leaf, &mut fx()).unwrap();
+                task
+            })
+            .collect();
+        let walkers: Vec<_> = tasks
+            .iter()
+            .map(|task| {
+                let (h, task) = (h.clone(), task.clone());
+                loom::thread::spawn(move || h.dead(&task, &mut fx()).unwrap())
+            })
+            .collect();
+        h.remove(&top, &mut fx()).unwrap();
+        for walker in walkers {
+            walker.join().unwrap();
+        }
+        for task in &tasks {
+            bury(&h, task);
+        }
+        assert_all_gone(&h, &probe, 3);
+    }
+    check(
+        "two_last_tasks_of_two_css_sets",
+        model,
+        &[Mutant::NoKillerFence, Mutant::NoWalkerFence, Mutant::WalkerTestsRef],
+    );
+}
+
+#[test]
+fn kill_finish_from_both_sides() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, probe) = build(mutant);
+        let cgroup = h.create(h.root(), "a", &mut fx()).unwrap();
+        let task = hidden_task(&h, &cgroup, 1);
+        let other = {
+            let (h, task) = (h.clone(), task.clone());
+            loom::thread::spawn(move || {
+                h.dead(&task, &mut fx()).unwrap();
+                bury(&h, &task);
+                h.pump_queue(Queue::Offline, &mut fx());
+            })
+        };
+        h.remove(&cgroup, &mut fx()).unwrap();
+        h.pump_queue(Queue::Offline, &mut fx());
+        h.pump_queue(Queue::Release, &mut fx());
+        other.join().unwrap();
+        assert_all_gone(&h, &probe, 1);
+    }
+    check("kill_finish_from_both_sides", model, &[Mutant::NoQueuePin, Mutant::KillTwice]);
+}
+
+#[test]
+fn a_reader_is_never_under_css_offline() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, probe) = build(mutant);
+        let cgroup = h.create(h.root(), "a", &mut fx()).unwrap();
+        let remover = {
+            let (h, cgroup) = (h.clone(), cgroup.clone());
+            loom::thread::spawn(move || {
+                h.remove(&cgroup, &mut fx()).unwrap();
+                h.pump_queue(Queue::Offline, &mut fx());
+            })
+        };
+        let reader = h.register_reader();
+        {
+            let _section = h.read(&reader);
+            if let Some(css) = cgroup.css("probe")
+                && css.try_get_online(&reader)
+            {
+                assert_eq!(probe.offline.load(Ordering::Relaxed), 0, "offline under a reader");
+                loom::thread::yield_now();
+                assert_eq!(probe.offline.load(Ordering::Relaxed), 0, "offline under a reader");
+                h.put(&CssRef::Of(css), &reader, &mut fx());
+            }
+        }
+        remover.join().unwrap();
+        assert_all_gone(&h, &probe, 1);
+    }
+    check("a_reader_is_never_under_css_offline", model, &[Mutant::NoGrace]);
+}
+
+#[test]
+fn a_fork_in_flight_does_not_escape_a_kill() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, _probe) = build(mutant);
+        let cgroup = h.create(h.root(), "a", &mut fx()).unwrap();
+        let mut setup = fx();
+        let fork = h.fork(ForkFrom::Cgroup(&cgroup), &mut setup).unwrap();
+        let parent = fork.publish(TaskId(1), Membership::Process, &mut setup);
+        let killer = {
+            let (h, cgroup) = (h.clone(), cgroup.clone());
+            loom::thread::spawn(move || {
+                let mut fx = fx();
+                h.kill(&cgroup, &mut fx).unwrap();
+                kills(fx)
+            })
+        };
+        let mut fx = fx();
+        let child = h
+            .fork(ForkFrom::Task(&parent), &mut fx)
+            .map(|fork| fork.publish(TaskId(2), Membership::Process, &mut fx));
+        let mut killed = kills(fx);
+        killed.extend(killer.join().unwrap());
+        assert!(killed.contains(&TaskId(1)));
+        match child {
+            Ok(_) => assert!(killed.contains(&TaskId(2)), "the child escaped"),
+            Err(errno) => assert_eq!(errno, Errno::ESRCH),
+        }
+    }
+    check("a_fork_in_flight_does_not_escape_a_kill", model, &[Mutant::ForkIgnoresKill]);
+}
+
+fn kills(mut fx: Effects) -> Vec<TaskId> {
+    fx.drain()
+        .filter_map(|effect| match effect {
+            Effect::Kill(task) => Some(task),
+            _ => None,
+        })
+        .collect()
+}

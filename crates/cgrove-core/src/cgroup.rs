@@ -56,8 +56,8 @@ pub struct Cgroup {
     pub(crate) nr_dying_descendants: AtomicUsize,
     /// Dying csses here and below, by controller. Under the tree lock.
     pub(crate) nr_dying_subsys: Box<[AtomicUsize]>,
-    /// Bumped by every `cgroup.kill` before it looks for tasks. A fork compares
-    /// it after it has linked the child: see `kill.rs`.
+    /// Odd while a `cgroup.kill` looks for tasks, and never the same again. A
+    /// fork compares it after it has linked the child: see `kill.rs`.
     pub(crate) kill_seq: AtomicU64,
     pub(crate) tree: Ranked<Tree, CgroupTree>,
     pub(crate) set: Ranked<Set, CgroupSet>,

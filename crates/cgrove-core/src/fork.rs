@@ -116,7 +116,9 @@ impl Fork {
         };
         let task = Task::new(id, membership, Arc::clone(&cset));
         self.inner.link(&cset, &task, fx);
-        let killed = cset.cgroup.kill_seq.load(Ordering::Acquire) != self.kill_seq;
+        // Odd: a kill was under way when this fork was prepared.
+        let killed =
+            self.kill_seq % 2 == 1 || cset.cgroup.kill_seq.load(Ordering::Acquire) != self.kill_seq;
         if killed && !self.inner.mutation.is(Mutant::ForkIgnoresKill) {
             fx.push(Effect::Kill(task.leader().id));
         }

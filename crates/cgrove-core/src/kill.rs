@@ -1,15 +1,19 @@
 //! `cgroup.kill`: end every process of a subtree, those being born included.
 //!
-//! The killer bumps the cgroup's sequence number and then reads the task lists,
-//! each under its lock, marking the processes it finds. A fork takes the same
-//! lock twice: to sample the number and test its parent's mark, and to link its
-//! child, after which it compares the number.
+//! The killer bumps the cgroup's sequence number to odd, reads the task lists,
+//! each under its lock, marking the processes it finds, and bumps it to even
+//! again. A fork takes a list's lock twice: to sample the number and test its
+//! parent's mark, and to link its child, after which it compares the number.
+//! Where the killer had the list
 //!
-//! * Killer before both: the parent is marked and the fork is refused.
-//! * Killer between: the number sampled is the old one, and the second lock
-//!   shows the new one, so the fork asks for its child's death itself.
-//! * Killer after both: the child is in the list.
+//! * before both: the parent is marked and the fork is refused;
+//! * between, and the sample was odd or has changed: the fork asks for its
+//!   child's death itself. It has: an even sample older than the killer's first
+//!   bump differs from what the second lock shows;
+//! * after both: the child is in the list.
 //!
+//! One bump before the lists is not enough: a fork that samples after the bump
+//! and before the list is read has an unmarked parent and an equal number.
 //! A flag instead of a number would be cleared too early or too late (a Linux
 //! defect until January 2025).
 
@@ -18,6 +22,7 @@ use crate::effect::{Effect, Effects};
 use crate::errno::Errno;
 use crate::hierarchy::{Hierarchy, Inner};
 use crate::sync::Ordering;
+use crate::sync::mutant::Mutant;
 use crate::task::Stage;
 use alloc::sync::Arc;
 
@@ -34,7 +39,8 @@ impl Hierarchy {
         }
         for below in Inner::live_preorder(cgroup, &tree) {
             let set = self.inner.set_lock.lock();
-            below.kill_seq.fetch_add(1, Ordering::AcqRel);
+            let bump = if self.inner.mutation.is(Mutant::KillBumpsOnce) { 2 } else { 1 };
+            below.kill_seq.fetch_add(bump, Ordering::AcqRel);
             for cset in below.csets(&set) {
                 let list = cset.list.lock();
                 for task in list.visible().chain(&list.dying) {
@@ -45,6 +51,7 @@ impl Hierarchy {
                     }
                 }
             }
+            below.kill_seq.fetch_add(2 - bump, Ordering::AcqRel);
         }
         Ok(())
     }

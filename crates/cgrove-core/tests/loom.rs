@@ -42,9 +42,15 @@ impl Controller for Probe {
 
 fn explore(mutant: Option<Mutant>, model: fn(Option<Mutant>)) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
+    builder.preemption_bound = Some(4);
     builder.max_branches = 20_000;
-    builder.check(move || model(mutant));
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    builder.check(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        model(mutant);
+    });
+    println!("{} executions explored", seen.load(Ordering::Relaxed));
 }
 
 /// Passes as shipped, and fails with each of `mutants`.
@@ -247,7 +253,11 @@ fn a_fork_in_flight_does_not_escape_a_kill() {
             Err(errno) => assert_eq!(errno, Errno::ESRCH),
         }
     }
-    check("a_fork_in_flight_does_not_escape_a_kill", model, &[Mutant::ForkIgnoresKill]);
+    check(
+        "a_fork_in_flight_does_not_escape_a_kill",
+        model,
+        &[Mutant::ForkIgnoresKill, Mutant::KillBumpsOnce],
+    );
 }
 
 fn kills(mut fx: Effects) -> Vec<TaskId> {

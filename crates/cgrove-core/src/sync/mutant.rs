@@ -23,6 +23,8 @@ pub enum Mutant {
     KillSkipsShard,
     /// A fork in flight does not compare the kill sequence number.
     ForkIgnoresKill,
+    /// A kill bumps its number only before it looks for tasks.
+    KillBumpsOnce,
     /// A parent goes offline without waiting for its children.
     ParentFirst,
     /// `css_offline` does not wait for readers.

@@ -285,10 +285,11 @@ impl Inner {
 }
 
 impl Drop for Inner {
-    /// Opens the cycles that a live tree consists of: a cgroup publishes its
-    /// csses and they keep it, a set lists its tasks and they keep it.
+    /// Opens the cycles that a live tree consists of: a cgroup lists its
+    /// children and publishes its csses, a set lists its tasks, and all of them
+    /// point back.
     fn drop(&mut self) {
-        let tree = self.tree_lock.lock();
+        let mut tree = self.tree_lock.lock();
         let set = self.set_lock.lock();
         let mut todo = alloc::vec![CssRef::SelfOf(Arc::clone(&self.root))];
         while let Some(css) = todo.pop() {
@@ -296,6 +297,7 @@ impl Drop for Inner {
             todo.extend(css.tree.get(&tree).children.values().filter_map(|css| css.upgrade()));
             if let CssRef::SelfOf(cgroup) = &css {
                 cgroup.subsys.lock().fill(None);
+                core::mem::take(&mut cgroup.tree.get_mut(&mut tree).children);
                 for cset in cgroup.csets(&set) {
                     let mut list = cset.list.lock();
                     let tasks =

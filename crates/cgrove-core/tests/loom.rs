@@ -1,5 +1,6 @@
 //! The teardown protocol under every interleaving and every weak-memory
-//! outcome that loom can produce within a bound of preemptions.
+//! outcome that loom can produce: all of them where a test says no bound, all
+//! with that many preemptions where it names one.
 //!
 //! The code under test is the shipped one. Each test runs once as it is, and
 //! once per mutant that it must catch; a mutant that survives fails the test.
@@ -40,9 +41,9 @@ impl Controller for Probe {
     }
 }
 
-fn explore(mutant: Option<Mutant>, model: fn(Option<Mutant>)) {
+fn explore(mutant: Option<Mutant>, bound: Option<usize>, model: fn(Option<Mutant>)) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(4);
+    builder.preemption_bound = bound;
     builder.max_branches = 20_000;
     let seen = Arc::new(AtomicUsize::new(0));
     let count = seen.clone();
@@ -53,16 +54,16 @@ fn explore(mutant: Option<Mutant>, model: fn(Option<Mutant>)) {
     println!("{} executions explored", seen.load(Ordering::Relaxed));
 }
 
-/// Passes as shipped, and fails with each of `mutants`.
+/// Passes as shipped, within `bound` preemptions (`None`: all there are), and fails with each of `mutants`.
 ///
 /// A mutant runs in a process of its own, this binary again: a protocol broken
 /// half-way through may panic while it unwinds, which ends the process.
-fn check(test: &str, model: fn(Option<Mutant>), mutants: &[Mutant]) {
+fn check(test: &str, bound: Option<usize>, model: fn(Option<Mutant>), mutants: &[Mutant]) {
     if let Ok(chosen) = std::env::var(CHOICE) {
         let mutant = mutants.iter().find(|mutant| format!("{mutant:?}") == chosen);
-        return explore(Some(*mutant.expect("a mutant of this test")), model);
+        return explore(Some(*mutant.expect("a mutant of this test")), bound, model);
     }
-    explore(None, model);
+    explore(None, bound, model);
     for mutant in mutants {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture"])
@@ -129,6 +130,7 @@ fn last_task_dies_against_remove() {
     }
     check(
         "last_task_dies_against_remove",
+        None,
         model,
         &[Mutant::NoKillerFence, Mutant::NoWalkerFence, Mutant::WalkerTestsRef, Mutant::KillTwice],
     );
@@ -167,6 +169,7 @@ fn two_last_tasks_of_two_css_sets() {
     }
     check(
         "two_last_tasks_of_two_css_sets",
+        Some(5),
         model,
         &[Mutant::NoKillerFence, Mutant::NoWalkerFence, Mutant::WalkerTestsRef],
     );
@@ -192,7 +195,7 @@ fn kill_finish_from_both_sides() {
         other.join().unwrap();
         assert_all_gone(&h, &probe, 1);
     }
-    check("kill_finish_from_both_sides", model, &[Mutant::NoQueuePin, Mutant::KillTwice]);
+    check("kill_finish_from_both_sides", Some(4), model, &[Mutant::NoQueuePin, Mutant::KillTwice]);
 }
 
 #[test]
@@ -222,7 +225,7 @@ fn a_reader_is_never_under_css_offline() {
         remover.join().unwrap();
         assert_all_gone(&h, &probe, 1);
     }
-    check("a_reader_is_never_under_css_offline", model, &[Mutant::NoGrace]);
+    check("a_reader_is_never_under_css_offline", None, model, &[Mutant::NoGrace]);
 }
 
 #[test]
@@ -255,6 +258,7 @@ fn a_fork_in_flight_does_not_escape_a_kill() {
     }
     check(
         "a_fork_in_flight_does_not_escape_a_kill",
+        None,
         model,
         &[Mutant::ForkIgnoresKill, Mutant::KillBumpsOnce],
     );

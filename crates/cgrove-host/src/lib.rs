@@ -1,1 +1,43 @@
-//! cgrove
+//! Real process trees under the cgroup core, without root and without a cgroup mount.
+//!
+//! A run is three processes. The *front* is what the user started; the *supervisor* is its fork and
+//! the reaper of everything below; the *command* is what was asked for. Membership is ancestry,
+//! which nothing escapes: an orphan becomes the supervisor's child. Where the place allows it, a
+//! seccomp filter makes every fork ask the supervisor first, so that a task limit is exact and a
+//! kill is race-free.
+//!
+//! ```text
+//! caller's group   front ──────── socket ─────────┐
+//! own group        └─ supervisor: event loop ─────┤ signalfd, timers
+//! caller's group      └─ command ── seccomp ──────┘ listener
+//!                        └─ …
+//! ```
+//!
+//! The modules, from the kernel upwards: [`sys`] and [`procfs`] (raw calls, `/proc`), [`filter`] and
+//! [`gate`] (forks that ask), [`scan`] (who is there), [`ledger`] (who is charged), [`accounting`],
+//! [`kill`], then [`supervisor`], [`launch`] and [`front`] (the processes), with [`options`] going
+//! in and [`report`] coming out. [`probe`] says what a place allows.
+#![deny(unsafe_code)]
+
+pub mod accounting;
+mod conclude;
+pub mod error;
+pub mod filter;
+pub mod front;
+pub mod gate;
+pub mod kill;
+pub mod launch;
+pub mod ledger;
+pub mod options;
+pub mod probe;
+pub mod procfs;
+pub mod report;
+mod sampler;
+pub mod scan;
+mod sigaction;
+pub mod stdio;
+pub mod supervisor;
+pub mod sys;
+pub mod wire;
+
+pub use conclude::{FAILED, TIMED_OUT};

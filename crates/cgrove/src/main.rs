@@ -1,1 +1,34 @@
-fn main() {}
+//! The command `cgrove`: `run` a command tree under limits, `doctor` to see what a place allows.
+//!
+//! `main` is the C one: Rust's runtime would set SIGPIPE to "ignore", which the command would
+//! inherit, and would open `/dev/null` on closed standard streams so that they look open to it.
+#![cfg_attr(not(test), no_main)]
+#![deny(unsafe_code)]
+
+mod cli;
+mod doctor;
+mod json;
+mod run;
+mod say;
+mod sys;
+
+use std::ffi::OsString;
+
+use cgrove_host::FAILED;
+
+/// The program, given its arguments; returns the exit status.
+fn cgrove(args: Vec<OsString>) -> i32 {
+    let closed = match cgrove_host::stdio::fill_closed() {
+        Ok(closed) => closed,
+        Err(error) => return say::failed(&error),
+    };
+    match cli::parse(args) {
+        Ok(cli::Command::Run(run)) => run::run(&run, closed[1]),
+        Ok(cli::Command::Doctor { json }) => doctor::doctor(json),
+        Err(cli::Stop::Text(text)) => say::out(&text),
+        Err(cli::Stop::Misuse(line)) => {
+            say::line(&line);
+            FAILED
+        }
+    }
+}

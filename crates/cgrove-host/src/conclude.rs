@@ -1,0 +1,155 @@
+//! From the state of a finished run to its report.
+
+use std::ffi::OsString;
+
+use crate::launch::exec_status;
+use crate::options::{Feature, RunOptions};
+use crate::report::{
+    Backend, Class, Classes, Cpu, Exit, Forks, LeftBehind, Limits, MAX_LISTED, PidsMax, Reason,
+    Report, Survivor, Tasks, VERSION, nanos,
+};
+use crate::supervisor::Supervisor;
+use crate::sys::{CpuTime, Fate};
+
+/// The exit status for a timeout, as timeout(1) has it.
+pub const TIMED_OUT: i32 = 124;
+/// The exit status when cgrove itself failed.
+pub const FAILED: i32 = 125;
+
+/// The report of a run that the supervisor saw to its end.
+pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
+    let (reason, exit) = exit(&run);
+    let gated = run.backend == Backend::Gate;
+    let (killed, processes) = run.sweep.survivors();
+    let processes: Vec<Survivor> = processes.to_vec();
+    let (hits, place) = run.ledger.hits();
+    let hits = if gated { hits } else { run.refused };
+    let (peak, peak_exact) = run.ledger.peak();
+    let class = if gated { Class::Exact } else { Class::Sampled };
+    let mut warnings = Vec::new();
+    if !gated {
+        warnings.push(format!("no fork gate: {}", run.backend_reason));
+        if hits > 0 {
+            warnings
+                .push(format!("--pids-max was exceeded and {hits} processes were killed for it"));
+        }
+    }
+    let sigchld_ignored = run.caller.sigchld_ignored;
+    Report {
+        pid: Some(run.command),
+        backend: run.backend,
+        backend_reason: std::mem::take(&mut run.backend_reason),
+        exit,
+        reason,
+        pids_max: PidsMax { hits: Some(hits), place: (hits > 0).then_some(place) },
+        wall_ns: nanos(run.started.elapsed()),
+        cpu: run.accounting.finish(),
+        tasks: Tasks {
+            peak: Some(peak),
+            class: if gated && peak_exact && run.options.pids_max.is_some() {
+                Class::Exact
+            } else {
+                Class::Sampled
+            },
+        },
+        forks: Forks {
+            count: Some(if gated { run.ledger.forks() } else { run.sampler.processes_found() }),
+            refused: Some(if gated { run.refused } else { 0 }),
+            class,
+        },
+        left_behind: LeftBehind {
+            killed,
+            truncated: killed > processes.len() as u64,
+            processes,
+            class,
+        },
+        classes: Classes {
+            pids: Feature::Pids.class(run.backend, sigchld_ignored),
+            kill: Feature::Kill.class(run.backend, sigchld_ignored),
+        },
+        warnings,
+        ..blank(run.options)
+    }
+}
+
+fn exit(run: &Supervisor<'_>) -> (Reason, Exit) {
+    let (code, signal, natural) = match run.fate {
+        Some(Fate::Exited(code)) => (Some(code), None, code),
+        Some(Fate::Signaled(signal)) => (None, Some(signal), 128 + signal),
+        _ => (None, None, FAILED),
+    };
+    if let Some(errno) = run.exec_error {
+        let exit = Exit { code: None, signal: None, status: exec_status(errno) };
+        return (Reason::ExecFailed, exit);
+    }
+    if run.timed_out {
+        return (Reason::Timeout, Exit { code, signal, status: TIMED_OUT });
+    }
+    let reason = if signal.is_some() { Reason::Signaled } else { Reason::Exited };
+    (reason, Exit { code, signal, status: natural })
+}
+
+/// What is still known when the supervisor itself was killed: nothing is made up.
+pub(crate) fn degraded(
+    options: &RunOptions,
+    wall_ns: u64,
+    cpu: CpuTime,
+    killed: u64,
+    processes: &[Survivor],
+) -> Report {
+    Report {
+        wall_ns,
+        cpu: Cpu {
+            user_ns: nanos(cpu.user),
+            system_ns: nanos(cpu.system),
+            class: Class::Sampled,
+            note: Some("the supervisor was killed; its own time is included".to_owned()),
+        },
+        left_behind: LeftBehind {
+            killed,
+            processes: processes.iter().take(MAX_LISTED).cloned().collect(),
+            truncated: killed > processes.len() as u64,
+            class: Class::Sampled,
+        },
+        warnings: vec![
+            "the supervisor was killed: the tree was killed too, and the command's status, the \
+             peak and the number of forks are unknown"
+                .to_owned(),
+        ],
+        ..blank(options)
+    }
+}
+
+/// A report in which nothing is known but what was asked.
+fn blank(options: &RunOptions) -> Report {
+    let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let lossy = |word: &OsString| word.to_string_lossy().into_owned();
+    Report {
+        version: VERSION,
+        name: options.name.clone(),
+        command: options.command.iter().map(lossy).collect(),
+        pid: None,
+        backend: Backend::Reaper,
+        backend_reason: "the supervisor was killed".to_owned(),
+        exit: Exit { code: None, signal: None, status: FAILED },
+        reason: Reason::SupervisorKilled,
+        limits: Limits {
+            pids_max: options.pids_max,
+            timeout_ms: options.timeout.map(millis),
+            kill_grace_ms: millis(options.kill_grace),
+        },
+        pids_max: PidsMax { hits: None, place: None },
+        wall_ns: 0,
+        cpu: Cpu { user_ns: 0, system_ns: 0, class: Class::Unknown, note: None },
+        tasks: Tasks { peak: None, class: Class::Unknown },
+        forks: Forks { count: None, refused: None, class: Class::Unknown },
+        left_behind: LeftBehind {
+            killed: 0,
+            processes: Vec::new(),
+            truncated: false,
+            class: Class::Unknown,
+        },
+        classes: Classes { pids: Class::Unknown, kill: Class::Unknown },
+        warnings: Vec::new(),
+    }
+}

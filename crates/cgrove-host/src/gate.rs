@@ -1,0 +1,145 @@
+//! The fork gate: the listening end of the filter.
+//!
+//! Every fork in the tree waits here until it is answered. The one rule is that an answer either
+//! reached the asker or did not: a signal can withdraw a notification (without
+//! WAIT_KILLABLE_RECV), a kill always can, and then the call did not run, so its charge must be
+//! undone. Closing the gate refuses everything from then on, which makes a kill race-free: nothing
+//! new can appear between finding a process and killing it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use libc::{
+    SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,
+};
+use nix::errno::Errno;
+
+use crate::filter::{self, ActionLayout, Request};
+use crate::sys::{self, Answer, BpfInsn, RawPid};
+
+/// A question from the tree.
+#[derive(Debug, Clone, Copy)]
+pub enum Asked {
+    /// `tid` wants to make a task.
+    Fork {
+        /// Names the question.
+        id: u64,
+        /// Who asks.
+        tid: RawPid,
+    },
+    /// `tid` sets what happens on SIGCHLD, to the action at `address` in its memory.
+    ChildAction {
+        /// Names the question.
+        id: u64,
+        /// Who asks.
+        tid: RawPid,
+        /// Where its `struct sigaction` lies.
+        address: u64,
+        /// How to read that.
+        layout: ActionLayout,
+    },
+    /// Something this version does not ask about.
+    Other {
+        /// Names the question.
+        id: u64,
+    },
+}
+
+/// The supervisor's end of the filter.
+#[derive(Debug)]
+pub struct Gate {
+    listener: OwnedFd,
+    /// Nothing passes any more.
+    closed: bool,
+}
+
+impl Gate {
+    /// Takes over a listener.
+    pub fn new(listener: OwnedFd) -> Gate {
+        // Only a matter of speed, and only on Linux 6.6 and newer.
+        let _ = sys::notif_sync_wake_up(listener.as_fd());
+        Gate { listener, closed: false }
+    }
+
+    /// From now on everything is refused.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// The next question; call it when the listener is readable. `None`: the asker went away.
+    pub fn receive(&self) -> Result<Option<Asked>, Errno> {
+        let question = match sys::notif_recv(self.listener.as_fd()) {
+            Ok(question) => question,
+            Err(Errno::ENOENT | Errno::EINTR) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        let (id, tid) = (question.id, question.tid);
+        Ok(Some(match filter::classify(question.arch, question.nr, &question.args) {
+            Request::Fork { .. } => Asked::Fork { id, tid },
+            Request::ChildAction(layout) => {
+                Asked::ChildAction { id, tid, address: question.args[1], layout }
+            }
+            Request::Other => Asked::Other { id },
+        }))
+    }
+
+    /// Lets the call run. `false`: the asker no longer waits and the call did not run.
+    pub fn allow(&self, id: u64) -> bool {
+        sys::notif_send(self.listener.as_fd(), id, Answer::Continue).is_ok()
+    }
+
+    /// Fails the call. Whether that arrives makes no difference.
+    pub fn refuse(&self, id: u64, errno: Errno) {
+        let _ = sys::notif_send(self.listener.as_fd(), id, Answer::Refuse(errno));
+    }
+
+    /// Whether the asker still waits: what was read from its memory until now was its own.
+    pub fn still_waiting(&self, id: u64) -> bool {
+        sys::notif_id_valid(self.listener.as_fd(), id)
+    }
+}
+
+impl AsFd for Gate {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+/// Installs the gate's filter on the calling process, which is about to exec, and returns its
+/// listener. Tries the best flags first and sets no_new_privs only if the kernel insists, so that
+/// a privileged caller keeps its setuid programs.
+///
+/// Errors as of [`sys::seccomp_install`]; EOPNOTSUPP on an architecture without a table.
+pub fn install(program: Option<&[BpfInsn]>) -> Result<OwnedFd, Errno> {
+    let program = program.ok_or(Errno::EOPNOTSUPP)?;
+    let base = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+    let mut flags = base | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    loop {
+        match sys::seccomp_install(program, flags) {
+            Err(Errno::EACCES) if !sys::has_no_new_privs() => sys::no_new_privs()?,
+            // Before Linux 5.19.
+            Err(Errno::EINVAL) if flags != base => flags = base,
+            Err(errno) => return Err(errno),
+            Ok(listener) => return listener.ok_or(Errno::EBADF),
+        }
+    }
+}
+
+/// Why the gate cannot be had, in words.
+pub fn why_not(errno: Errno) -> String {
+    let words = match errno {
+        Errno::EBUSY => "a seccomp listener exists already, as inside another `cgrove run`",
+        Errno::ENOSYS => "the kernel or an outer filter has no seccomp",
+        Errno::EPERM | Errno::EACCES => "this place forbids seccomp filters",
+        Errno::EINVAL => "the kernel has no seccomp user notification (Linux 5.0)",
+        Errno::EOPNOTSUPP => "cgrove does not know this architecture's system calls",
+        Errno::EMFILE => "no file descriptor was left for the listener",
+        other => other.desc(),
+    };
+    format!("{words} ({errno:?})")
+}

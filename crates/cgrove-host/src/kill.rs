@@ -1,0 +1,112 @@
+//! Killing a tree until nothing of it is left.
+//!
+//! A process found by a scan can be gone a moment later, and its pid can be somebody else's. So a
+//! signal goes through a pidfd, and only after the process behind it proved to be the one that was
+//! seen (same start time). A kill is finished when the reaper has no children left, and not
+//! before: every process of the tree becomes the reaper's child at the latest when its parent
+//! dies, so ECHILD from wait4 means that nothing is left. Each end of a child can bring orphans,
+//! so the tree is scanned again after each.
+
+use std::collections::HashSet;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+
+use crate::report::{MAX_LISTED, Survivor};
+use crate::scan::{Census, Scanner, Seen};
+use crate::sys::{self, RawPid};
+
+/// Kills everything below the calling process, round by round.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    /// Killed, and not known to have ended.
+    dying: HashSet<RawPid>,
+    /// Processes killed, except the command itself.
+    killed: u64,
+    listed: Vec<Survivor>,
+}
+
+impl Sweep {
+    /// One pass over the tree: kills what has not been killed yet, and remembers all but
+    /// `command` as survivors.
+    pub fn round(&mut self, scanner: &mut Scanner, command: Option<RawPid>) {
+        let census = scanner.glance();
+        self.dying.retain(|pid| census.get(*pid).is_some_and(|seen| !seen.zombie));
+        for seen in census.live_processes() {
+            if self.dying.contains(&seen.tid) {
+                continue;
+            }
+            if Some(seen.tid) != command && self.listed.len() < MAX_LISTED {
+                let cmdline = scanner.proc.command_line(seen.tid);
+                self.listed.push(Survivor { pid: seen.tid, cmdline });
+            }
+            if signal(scanner, seen, libc::SIGKILL).is_ok() {
+                self.dying.insert(seen.tid);
+                self.killed += u64::from(Some(seen.tid) != command);
+            } else {
+                self.listed.pop_if(|last| last.pid == seen.tid);
+            }
+        }
+    }
+
+    /// A killed process was collected. Returns whether that was the last one in flight, so that
+    /// another round is due.
+    pub fn collected(&mut self, pid: RawPid) -> bool {
+        self.dying.remove(&pid);
+        self.dying.is_empty()
+    }
+
+    /// How many were killed, and the first of them.
+    pub fn survivors(&self) -> (u64, &[Survivor]) {
+        (self.killed, &self.listed)
+    }
+}
+
+/// Sends a signal to every live process of a census.
+pub fn signal_all(scanner: &mut Scanner, census: &Census, number: i32) {
+    for seen in census.live_processes() {
+        // Whoever is gone needs no signal.
+        let _ = signal(scanner, seen, number);
+        if seen.stat.is_some_and(|stat| stat.state == b'T') {
+            // A stopped process would not notice until it is continued.
+            let _ = signal(scanner, seen, libc::SIGCONT);
+        }
+    }
+}
+
+/// Signals the process that was seen, and never another that has its pid now.
+fn signal(scanner: &mut Scanner, seen: &Seen, number: i32) -> Result<(), Errno> {
+    match sys::pidfd_open(seen.tid) {
+        Ok(pidfd) => {
+            if let Some(was) = seen.stat {
+                let now = scanner.proc.stat(seen.tid)?;
+                if now.start != was.start {
+                    return Err(Errno::ESRCH);
+                }
+            }
+            sys::pidfd_send_signal(pidfd.as_fd(), number)
+        }
+        Err(Errno::ESRCH) => Err(Errno::ESRCH),
+        // No pidfds here, or no descriptor left. Better a signal by number than none.
+        Err(_) if scanner.contains(seen.tid) => sys::kill(seen.tid, number),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The reaper backend's way to hold a task limit: kills the newest processes until `excess` tasks
+/// are gone. Returns how many processes it killed.
+pub fn newest(scanner: &mut Scanner, census: &Census, excess: u64) -> u64 {
+    let mut newest: Vec<&Seen> = census.live_processes().collect();
+    newest.sort_by_key(|seen| std::cmp::Reverse((seen.stat.map(|stat| stat.start), seen.tid)));
+    let (mut freed, mut killed) = (0, 0);
+    for seen in newest {
+        if freed >= excess {
+            break;
+        }
+        if signal(scanner, seen, libc::SIGKILL).is_ok() {
+            freed += seen.stat.map_or(1, |stat| stat.threads.max(1));
+            killed += 1;
+        }
+    }
+    killed
+}

@@ -1,0 +1,106 @@
+//! The command's last steps before exec.
+//!
+//! The child of the supervisor turns itself back into what the caller would have started: in the
+//! caller's process group, with the caller's signal mask and dispositions. Then it installs the
+//! gate's filter on itself, hands the listener up and execs. Whether exec happened is told by the
+//! socket: it is close-on-exec, so its end without a word means success.
+
+use std::ffi::{CStr, CString, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+use nix::unistd::{Pid, getpid, getppid, setpgid};
+
+use crate::error::HostError;
+use crate::gate;
+use crate::sys::{self, BpfInsn, ForkSide, RawPid};
+use crate::wire::{self, FromCommand};
+
+/// What the caller handed to cgrove and the command must get back.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Its process group.
+    pub group: Pid,
+    /// Its signal mask.
+    pub mask: SigSet,
+    /// It ignores SIGCHLD, which exec hands down.
+    pub sigchld_ignored: bool,
+}
+
+/// What to start and how.
+pub struct Launch<'a> {
+    /// Command and arguments.
+    pub argv: &'a [CString],
+    /// What to restore.
+    pub caller: &'a Caller,
+    /// The gate's filter; `None` for the reaper backend.
+    pub gate: Option<&'a [BpfInsn]>,
+    /// Do not run the command without the gate.
+    pub gate_or_nothing: bool,
+}
+
+/// The exit status of a command that cannot be executed, as in every shell.
+pub fn exec_status(errno: Errno) -> i32 {
+    if errno == Errno::ENOENT { 127 } else { 126 }
+}
+
+/// The command line as exec wants it. A NUL inside an argument cannot come from a shell, but can
+/// from a program.
+pub fn argv(command: &[OsString]) -> Result<Vec<CString>, HostError> {
+    command
+        .iter()
+        .map(|word| {
+            CString::new(word.clone().into_vec()).map_err(|_| {
+                HostError::new(
+                    "cannot run the command",
+                    "an argument contains a NUL byte",
+                    "remove it",
+                )
+            })
+        })
+        .collect()
+}
+
+/// Forks the command. Returns its pid and the socket on which it reports.
+pub fn start(launch: &Launch<'_>) -> Result<(RawPid, OwnedFd), HostError> {
+    let parent = getpid();
+    let (ours, theirs) =
+        wire::pair().map_err(|e| HostError::call("cannot create a socket pair", e))?;
+    match sys::fork().map_err(|e| HostError::call("cannot fork the command", e))? {
+        ForkSide::Parent(pid) => Ok((pid, ours)),
+        ForkSide::Child => {
+            drop(ours);
+            become_command(launch, parent, theirs)
+        }
+    }
+}
+
+fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
+    // Fails only if the caller's group is gone, and then there is no terminal to share.
+    let _ = setpgid(Pid::from_raw(0), launch.caller.group);
+    let _ = sys::die_with_parent();
+    if getppid() != parent {
+        sys::exit_now(125);
+    }
+    if let Some(program) = launch.gate {
+        let installed = match gate::install(Some(program)) {
+            Ok(listener) => FromCommand::Listener(listener),
+            Err(errno) => FromCommand::NoGate(errno),
+        };
+        let refused = matches!(installed, FromCommand::NoGate(_));
+        // Without the listener in the supervisor's hands every fork would fail: give up.
+        if installed.send(report.as_fd()).is_err() || (refused && launch.gate_or_nothing) {
+            sys::exit_now(125);
+        }
+    }
+    if launch.caller.sigchld_ignored {
+        sys::set_signal_ignored(libc::SIGCHLD, true);
+    }
+    let _ = launch.caller.mask.thread_set_mask();
+    let argv: Vec<&CStr> = launch.argv.iter().map(CString::as_c_str).collect();
+    let errno = sys::exec(&argv);
+    let _ = FromCommand::ExecFailed(errno).send(report.as_fd());
+    sys::exit_now(exec_status(errno))
+}

@@ -1,0 +1,384 @@
+//! Every task of the tree as a task of the core, without ever counting too few.
+//!
+//! **Problem.** The gate knows that a fork is about to happen, not which pid comes of it, nor
+//! whether it succeeds, nor when the child dies. `/proc` knows who exists, but late.
+//!
+//! **Mechanism.** An allowed fork is a *nameless charge*: the core's own reservation, held open.
+//! A reconcile reads the tree and
+//!
+//! - gives names: a task that `/proc` shows and the ledger does not know takes over a reservation;
+//! - retires known tasks that a complete census does not show;
+//! - cancels reservations left over, if their fork is *proven finished*: then the child either has
+//!   a name now or is gone.
+//!
+//! A fork by thread X is proven finished when X asks for another, when X is gone, or when X, looked
+//! at after our answer, sleeps or is stopped in any state but D: the kernel's fork path sleeps
+//! uninterruptibly only. (Its one exception needs the caller's `CLONE_PIDFD` pointer to lie in
+//! memory that a FUSE server pages in.) A running X proves nothing, unless it has burnt two clock
+//! ticks since. The proof is taken *before* the census it is used with. Names go to proven
+//! reservations first: an unproven fork's child may still be to come.
+//!
+//! So `current` is at least the number of tasks that exist, at all times. Kernel threads that
+//! io_uring adds to a process do not pass the gate; the next census takes them in.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cgrove_core::{
+    Cgroup, Effect, Effects, Errno as CoreErrno, Fork, ForkFrom, Hierarchy, Limit, Membership,
+    Pids, PidsCss, Task, TaskId, Time,
+};
+
+use crate::scan::{Census, Scanner, Seen};
+use crate::sys::{self, RawPid};
+
+/// Nameless charges that are always tolerated before a census.
+const MIN_PENDING: usize = 64;
+/// Time that censuses may take for the sake of an exact peak, whatever the run's length …
+const FREE_CENSUS_TIME: Duration = Duration::from_millis(1);
+/// … and as a share of the run.
+const CENSUS_SHARE: u32 = 100;
+/// A running forker proves nothing before this much time …
+const RUNNING_PROOF_AGE: Duration = Duration::from_millis(50);
+/// … and this many ticks of CPU time.
+const RUNNING_PROOF_TICKS: u64 = 2;
+/// At the limit with nothing pending, a full census at most this often.
+const FULL_RECOUNT_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A task with a name.
+struct Known {
+    task: Arc<Task>,
+    tgid: RawPid,
+    /// On a leader: threads were named below it.
+    has_threads: bool,
+}
+
+/// The latest fork of a thread, not proven finished.
+struct Unproven {
+    fork: Fork,
+    since: Instant,
+    /// The thread's CPU ticks when it was first seen running.
+    ticks: Option<u64>,
+}
+
+/// One group of tasks in the core.
+pub struct Ledger {
+    hierarchy: Hierarchy,
+    group: Arc<Cgroup>,
+    pids: Arc<PidsCss>,
+    fx: Effects,
+    started: Instant,
+    next_id: u64,
+    known: HashMap<RawPid, Known>,
+    unproven: HashMap<RawPid, Unproven>,
+    proven: Vec<Fork>,
+    /// Most tasks known to have existed at once.
+    peak_seen: u64,
+    forks: u64,
+    census_time: Duration,
+    last_recount: Option<Instant>,
+}
+
+impl Ledger {
+    /// A hierarchy with the one group `name`.
+    pub fn new(name: &str, limit: Option<u64>, started: Instant) -> Result<Ledger, CoreErrno> {
+        let hierarchy = Hierarchy::builder().controller(Arc::new(Pids::new())).build(Time(0));
+        let mut fx = Effects::at(Time(0));
+        let group = hierarchy.create(hierarchy.root(), name, &mut fx)?;
+        let pids = Pids::css(&group).ok_or(CoreErrno::ENODEV)?;
+        if let Some(limit) = limit {
+            pids.set_max(Limit::N(limit))?;
+        }
+        let mut ledger = Ledger {
+            hierarchy,
+            group,
+            pids,
+            fx,
+            started,
+            next_id: 1,
+            known: HashMap::new(),
+            unproven: HashMap::new(),
+            proven: Vec::new(),
+            peak_seen: 0,
+            forks: 0,
+            census_time: Duration::ZERO,
+            last_recount: None,
+        };
+        ledger.perform();
+        Ok(ledger)
+    }
+
+    /// Takes in a process that exists already: the command, or what the reaper backend finds.
+    pub fn adopt(&mut self, pid: RawPid) -> Result<(), CoreErrno> {
+        let id = self.fresh_id();
+        let task = self.hierarchy.adopt(&self.group, id, Membership::Process, &mut self.fx)?;
+        self.known.insert(pid, Known { task, tgid: pid, has_threads: false });
+        self.saw(self.known.len() as u64);
+        self.perform();
+        Ok(())
+    }
+
+    /// Whether one more task would be within the limit, as far as the ledger knows.
+    pub fn fits(&self) -> bool {
+        self.pids.fits(1)
+    }
+
+    /// Thread `tid` asks for a new task: charges it, or refuses at the limit. Before it refuses it
+    /// recounts the tree; the caller has collected what ended ([`Ledger::fits`] told it to).
+    ///
+    /// The charge is the caller's until [`Ledger::forked`]; dropping it undoes it.
+    pub fn charge(&mut self, tid: RawPid, scanner: &mut Scanner) -> Result<Fork, CoreErrno> {
+        self.fx.set_now(self.now());
+        if let Some(earlier) = self.unproven.remove(&tid) {
+            self.proven.push(earlier.fork);
+        }
+        if !self.pids.fits(1) {
+            self.make_room(scanner);
+        } else if self.pending() >= MIN_PENDING.max(2 * self.known.len())
+            || (self.pids.current() >= self.peak_seen && self.pending() > 0 && self.may_look())
+        {
+            self.reconcile(scanner);
+        }
+        let fork = self.hierarchy.fork(ForkFrom::Cgroup(&self.group), &mut self.fx);
+        self.perform();
+        fork
+    }
+
+    /// The charged fork was let through.
+    pub fn forked(&mut self, tid: RawPid, fork: Fork) {
+        self.forks += 1;
+        if self.pending() == 0 {
+            // Everyone has a name, so this many exist once the fork succeeds.
+            self.saw(self.known.len() as u64 + 1);
+        }
+        self.unproven.insert(tid, Unproven { fork, since: Instant::now(), ticks: None });
+    }
+
+    /// The reaper collected this process: all its threads are gone with it.
+    pub fn reaped(&mut self, pid: RawPid) {
+        self.fx.set_now(self.now());
+        let threads = self.known.get(&pid).is_some_and(|leader| leader.has_threads);
+        self.forget(pid);
+        if threads {
+            let tids: Vec<RawPid> =
+                self.known.iter().filter(|(_, k)| k.tgid == pid).map(|(tid, _)| *tid).collect();
+            tids.into_iter().for_each(|tid| self.forget(tid));
+        }
+        self.perform();
+    }
+
+    /// Brings names and charges in line with `/proc`. Returns the census.
+    pub fn reconcile(&mut self, scanner: &mut Scanner) -> Census {
+        let begun = Instant::now();
+        self.prove(scanner);
+        let census = scanner.census();
+        self.name_newcomers(&census);
+        if census.complete {
+            for fork in self.proven.drain(..) {
+                fork.cancel(&mut self.fx);
+            }
+            let gone: Vec<RawPid> =
+                self.known.keys().copied().filter(|tid| census.get(*tid).is_none()).collect();
+            gone.into_iter().for_each(|tid| self.forget(tid));
+        }
+        self.saw(census.tasks.len() as u64);
+        self.perform();
+        self.census_time += begun.elapsed();
+        census
+    }
+
+    /// Follows a glance of the reaper backend, where forks do not ask: newcomers are charged by
+    /// force and what is not seen is gone. Returns how many processes were new.
+    pub fn follow(&mut self, census: &Census) -> u64 {
+        self.fx.set_now(self.now());
+        let known = &self.known;
+        let new = census.tasks.iter().filter(|s| s.is_leader() && !known.contains_key(&s.tid));
+        let new = new.count() as u64;
+        let gone: Vec<RawPid> =
+            self.known.keys().copied().filter(|tid| census.get(*tid).is_none()).collect();
+        gone.into_iter().for_each(|tid| self.forget(tid));
+        self.name_newcomers(census);
+        self.saw(census.tasks.len() as u64);
+        self.perform();
+        new
+    }
+
+    /// `cgroup.kill`: nothing that is named from now on is meant to live. Sending the signals is
+    /// left to the caller's sweep, which finds the nameless as well.
+    pub fn kill(&mut self) {
+        self.fx.set_now(self.now());
+        // Fails only on a removed group, which has nobody to kill.
+        let _ = self.hierarchy.kill(&self.group, &mut self.fx);
+        self.perform();
+    }
+
+    /// Whether this thread id is known to belong to the group.
+    pub fn knows(&self, tid: RawPid) -> bool {
+        self.known.contains_key(&tid)
+    }
+
+    /// Tasks charged now: at least as many as exist.
+    pub fn current(&self) -> u64 {
+        self.pids.current()
+    }
+
+    /// Whether a task limit is set and exceeded by `current`.
+    pub fn excess(&self) -> u64 {
+        match self.pids.max() {
+            Limit::N(max) => self.pids.current().saturating_sub(max),
+            Limit::Max => 0,
+        }
+    }
+
+    /// Forks let through so far.
+    pub fn forks(&self) -> u64 {
+        self.forks
+    }
+
+    /// How often the task limit was hit, and the cgroup path that it belongs to.
+    pub fn hits(&self) -> (u64, String) {
+        (self.pids.events(), self.group.path())
+    }
+
+    /// The most tasks seen at once, and whether that is all there can have been.
+    pub fn peak(&self) -> (u64, bool) {
+        (self.peak_seen, self.peak_seen >= self.pids.peak())
+    }
+
+    /// The tree is empty: retires everyone, removes the group and runs its teardown to the end.
+    pub fn close(&mut self) {
+        self.fx.set_now(self.now());
+        for unproven in std::mem::take(&mut self.unproven).into_values() {
+            unproven.fork.cancel(&mut self.fx);
+        }
+        for fork in self.proven.drain(..) {
+            fork.cancel(&mut self.fx);
+        }
+        let tids: Vec<RawPid> = self.known.keys().copied().collect();
+        tids.into_iter().for_each(|tid| self.forget(tid));
+        let removed = self.hierarchy.remove(&self.group, &mut self.fx);
+        debug_assert_eq!(removed, Ok(()));
+        self.perform();
+    }
+
+    fn now(&self) -> Time {
+        Time(crate::report::nanos(self.started.elapsed()))
+    }
+
+    fn fresh_id(&mut self) -> TaskId {
+        let id = TaskId(self.next_id);
+        self.next_id += 1;
+        id
+    }
+
+    fn pending(&self) -> usize {
+        self.unproven.len() + self.proven.len()
+    }
+
+    fn saw(&mut self, tasks: u64) {
+        self.peak_seen = self.peak_seen.max(tasks);
+    }
+
+    /// Whether a census for no better reason than an exact peak is affordable.
+    fn may_look(&self) -> bool {
+        self.census_time < FREE_CENSUS_TIME + self.started.elapsed() / CENSUS_SHARE
+    }
+
+    fn forget(&mut self, tid: RawPid) {
+        if let Some(known) = self.known.remove(&tid) {
+            let retired = self.hierarchy.retire(&known.task, &mut self.fx);
+            debug_assert_eq!(retired, Ok(()));
+        }
+    }
+
+    /// The limit is reached, as far as the ledger knows. Looks for someone who is gone: a signal 0
+    /// to each known task is cheap, a census settles the nameless charges, and now and then it
+    /// also finds a known pid that came back as somebody else's.
+    fn make_room(&mut self, scanner: &mut Scanner) {
+        let gone = self.known.iter().find(|(tid, known)| !sys::thread_exists(known.tgid, **tid));
+        if let Some(tid) = gone.map(|(tid, _)| *tid) {
+            self.forget(tid);
+        }
+        if self.pids.fits(1) {
+            return;
+        }
+        let due = self.last_recount.is_none_or(|at| at.elapsed() >= FULL_RECOUNT_INTERVAL);
+        if self.pending() > 0 || due {
+            self.reconcile(scanner);
+            self.last_recount = Some(Instant::now());
+        }
+    }
+
+    /// Moves forks whose thread has evidently moved on from unproven to proven.
+    fn prove(&mut self, scanner: &mut Scanner) {
+        let proven = &mut self.proven;
+        let finished =
+            self.unproven.extract_if(|&tid, unproven| match scanner.proc.thread_stat(tid) {
+                Ok(stat) => match stat.state {
+                    b'D' => false,
+                    b'R' => {
+                        let ticks = stat.own.0 + stat.own.1;
+                        let first = *unproven.ticks.get_or_insert(ticks);
+                        ticks >= first + RUNNING_PROOF_TICKS
+                            && unproven.since.elapsed() >= RUNNING_PROOF_AGE
+                    }
+                    _ => true,
+                },
+                Err(_) => !sys::thread_exists_anywhere(tid),
+            });
+        proven.extend(finished.map(|(_, unproven)| unproven.fork));
+    }
+
+    /// Gives every task of the census a name, leaders before their threads.
+    fn name_newcomers(&mut self, census: &Census) {
+        let (leaders, threads): (Vec<&Seen>, Vec<&Seen>) = census
+            .tasks
+            .iter()
+            .filter(|seen| !self.known.contains_key(&seen.tid))
+            .partition(|seen| seen.is_leader());
+        for seen in leaders.into_iter().chain(threads) {
+            let leader = match self.known.get(&seen.tgid) {
+                Some(leader) if !seen.is_leader() => Some(Arc::clone(&leader.task)),
+                _ => None,
+            };
+            let membership = leader.as_ref().map_or(Membership::Process, Membership::ThreadOf);
+            let id = TaskId(self.next_id);
+            self.next_id += 1;
+            let task = match self.take_pending() {
+                Some(fork) => fork.publish(id, membership, &mut self.fx),
+                None => match self.hierarchy.adopt(&self.group, id, membership, &mut self.fx) {
+                    Ok(task) => task,
+                    Err(_) => continue,
+                },
+            };
+            if let Some(leader) = self.known.get_mut(&seen.tgid) {
+                leader.has_threads = true;
+            }
+            self.known.insert(seen.tid, Known { task, tgid: seen.tgid, has_threads: false });
+        }
+    }
+
+    fn take_pending(&mut self) -> Option<Fork> {
+        self.proven.pop().or_else(|| {
+            let tid = *self.unproven.keys().next()?;
+            self.unproven.remove(&tid).map(|unproven| unproven.fork)
+        })
+    }
+
+    /// Performs what the core asks for. Nobody watches the interface files of this group, so
+    /// notifications and their timers have no one to reach; whoever is to be killed is found by
+    /// the sweep that follows every [`Ledger::kill`].
+    fn perform(&mut self) {
+        let mut work = true;
+        while work {
+            work = false;
+            for effect in self.fx.drain() {
+                work |= matches!(effect, Effect::Work(_));
+            }
+            if work {
+                self.hierarchy.pump(&mut self.fx);
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a run is asked to do, independent of how the command line spells it.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use crate::report::{Backend, Class};
+
+/// Which backend the user wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackendChoice {
+    /// The strongest one this place allows.
+    #[default]
+    Auto,
+    /// This one, or no run at all.
+    Only(Backend),
+}
+
+/// Something a user can insist on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requirement {
+    /// This backend.
+    Backend(Backend),
+    /// This feature, at this class or a stronger one.
+    Feature(Feature, Class),
+}
+
+/// What has a class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// The task limit.
+    Pids,
+    /// CPU accounting.
+    Cpu,
+    /// Killing the whole tree.
+    Kill,
+}
+
+impl Feature {
+    /// Every feature with the name users give it.
+    pub const ALL: [(&'static str, Feature); 3] =
+        [("pids", Feature::Pids), ("cpu", Feature::Cpu), ("kill", Feature::Kill)];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        Feature::ALL.iter().find(|(_, f)| *f == self).map_or("?", |(name, _)| name)
+    }
+
+    /// The class a backend gives it. A caller that ignores SIGCHLD hands that on to the command,
+    /// whose children's CPU time the kernel may then throw away.
+    pub fn class(self, backend: Backend, sigchld_ignored: bool) -> Class {
+        match (self, backend) {
+            (Feature::Cpu, Backend::Gate) if sigchld_ignored => Class::Sampled,
+            (_, Backend::Gate) => Class::Exact,
+            (_, Backend::Reaper) => Class::Sampled,
+        }
+    }
+}
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// The command and its arguments; never empty.
+    pub command: Vec<OsString>,
+    /// The group's name.
+    pub name: String,
+    /// At most this many tasks at a time; `None` is `max`.
+    pub pids_max: Option<u64>,
+    /// How long the command may run.
+    pub timeout: Option<Duration>,
+    /// Between SIGTERM and SIGKILL.
+    pub kill_grace: Duration,
+    /// Which backend.
+    pub backend: BackendChoice,
+    /// What must hold before the command may start.
+    pub require: Vec<Requirement>,
+    /// The run lasts until the last descendant ends.
+    pub keep_descendants: bool,
+}
+
+impl RunOptions {
+    /// Whether nothing but the gate will do, given what the caller handed us.
+    pub fn needs_gate(&self, sigchld_ignored: bool) -> bool {
+        self.backend == BackendChoice::Only(Backend::Gate)
+            || self.unmet(Backend::Reaper, sigchld_ignored).is_some()
+    }
+
+    /// The first requirement that `backend` does not meet.
+    pub fn unmet(&self, backend: Backend, sigchld_ignored: bool) -> Option<Requirement> {
+        self.require.iter().copied().find(|requirement| match *requirement {
+            Requirement::Backend(wanted) => wanted != backend,
+            Requirement::Feature(feature, class) => feature.class(backend, sigchld_ignored) < class,
+        })
+    }
+}
+
+impl std::fmt::Display for Requirement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Requirement::Backend(backend) => f.write_str(backend.name()),
+            Requirement::Feature(feature, class) => {
+                write!(f, "{}={}", feature.name(), class.name())
+            }
+        }
+    }
+}

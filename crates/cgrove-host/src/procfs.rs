@@ -1,0 +1,257 @@
+//! Reading `/proc` cheaply.
+//!
+//! A supervisor reads thousands of small `/proc` files while the tree it watches is running, so
+//! each read is one openat, read, close on a path relative to one `/proc` descriptor, into one
+//! buffer that is reused for ever. The parsers take bytes, never trust them, and know that a
+//! process may name itself `) R 1 (`.
+
+use std::fmt::Write as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::read;
+
+use crate::sys::{RawPid, getdents};
+
+/// What `/proc/PID/stat` says of a task (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// One letter: R, S, D, T, t, Z, X, I.
+    pub state: u8,
+    /// The parent process, 0 if it lies outside this pid namespace.
+    pub ppid: RawPid,
+    /// CPU time of the process itself, in clock ticks: user, system.
+    pub own: (u64, u64),
+    /// CPU time of its waited-for children, in clock ticks: user, system.
+    pub children: (u64, u64),
+    /// Threads not yet released, a dead leader included.
+    pub threads: u64,
+    /// Start time in clock ticks since boot: with the pid, it names one process.
+    pub start: u64,
+}
+
+impl Stat {
+    /// Ended, but not waited for.
+    pub fn is_zombie(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+
+    /// Parses the file's content.
+    pub fn parse(text: &[u8]) -> Option<Stat> {
+        // The name in parentheses may hold anything; what follows the last one cannot.
+        let end = text.iter().rposition(|&b| b == b')')?;
+        let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let ppid = fields.next()?.parse().ok()?;
+        let mut fields = fields.skip(9).map(|f| f.parse::<i64>().unwrap_or(0).max(0) as u64);
+        let own = (fields.next()?, fields.next()?);
+        let children = (fields.next()?, fields.next()?);
+        let threads = fields.nth(2)?;
+        let start = fields.nth(1)?;
+        Some(Stat { state, ppid, own, children, threads, start })
+    }
+}
+
+/// An open `/proc` with its buffers.
+pub struct Proc {
+    dir: OwnedFd,
+    path: String,
+    buf: Vec<u8>,
+    dents: Vec<u8>,
+}
+
+impl Proc {
+    /// Opens `/proc`.
+    pub fn open() -> Result<Proc, Errno> {
+        let dir =
+            open("/proc", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Proc { dir, path: String::with_capacity(64), buf: vec![0; 4096], dents: Vec::new() })
+    }
+
+    /// `/proc/PID/stat`: of the whole process (its CPU time, its leader's state).
+    pub fn stat(&mut self, pid: RawPid) -> Result<Stat, Errno> {
+        self.set_path(format_args!("{pid}/stat"));
+        let text = self.read()?;
+        Stat::parse(text).ok_or(Errno::EINVAL)
+    }
+
+    /// `/proc/TID/task/TID/stat`: of one thread alone. `tid` need not be a leader.
+    pub fn thread_stat(&mut self, tid: RawPid) -> Result<Stat, Errno> {
+        self.set_path(format_args!("{tid}/task/{tid}/stat"));
+        let text = self.read()?;
+        Stat::parse(text).ok_or(Errno::EINVAL)
+    }
+
+    /// Appends the children that thread `tid` of `pid` forked or inherited, zombies included
+    /// (CONFIG_PROC_CHILDREN). ENOENT: the thread is gone, or the kernel has no such file.
+    pub fn children(
+        &mut self,
+        pid: RawPid,
+        tid: RawPid,
+        to: &mut Vec<RawPid>,
+    ) -> Result<(), Errno> {
+        self.set_path(format_args!("{pid}/task/{tid}/children"));
+        let text = self.read()?;
+        to.extend(
+            text.split(u8::is_ascii_whitespace)
+                .filter_map(|word| std::str::from_utf8(word).ok()?.parse::<RawPid>().ok()),
+        );
+        Ok(())
+    }
+
+    /// Appends the thread ids of `pid`, in the kernel's order: the leader first.
+    pub fn threads(&mut self, pid: RawPid, to: &mut Vec<RawPid>) -> Result<(), Errno> {
+        self.set_path(format_args!("{pid}/task"));
+        let dir = openat(&self.dir, self.path.as_str(), DIRECTORY, Mode::empty())?;
+        self.numbers(dir.as_fd(), to)
+    }
+
+    /// Appends every process id that this `/proc` shows.
+    pub fn processes(&mut self, to: &mut Vec<RawPid>) -> Result<(), Errno> {
+        let dir = openat(&self.dir, ".", DIRECTORY, Mode::empty())?;
+        self.numbers(dir.as_fd(), to)
+    }
+
+    /// `/proc/PID/cmdline` as words; for a process without one, its name in brackets as ps(1)
+    /// prints it. At most 4 KiB of it.
+    pub fn command_line(&mut self, pid: RawPid) -> Vec<String> {
+        self.set_path(format_args!("{pid}/cmdline"));
+        if let Ok(text) = self.read_some()
+            && !text.is_empty()
+        {
+            let text = text.strip_suffix(b"\0").unwrap_or(text);
+            return text
+                .split(|&b| b == 0)
+                .map(|word| String::from_utf8_lossy(word).into_owned())
+                .collect();
+        }
+        self.set_path(format_args!("{pid}/comm"));
+        match self.read_some() {
+            Ok(name) => vec![format!("[{}]", String::from_utf8_lossy(name.trim_ascii_end()))],
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// A whole file below `/proc`, for the doctor.
+    pub fn file(&mut self, path: &str) -> Result<&[u8], Errno> {
+        self.set_path(format_args!("{path}"));
+        self.read()
+    }
+
+    fn set_path(&mut self, args: std::fmt::Arguments<'_>) {
+        self.path.clear();
+        // Writing to a String cannot fail.
+        let _ = self.path.write_fmt(args);
+    }
+
+    fn open_path(&self) -> Result<OwnedFd, Errno> {
+        openat(&self.dir, self.path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+    }
+
+    /// The whole file at `self.path`. A short read ends it: `/proc` files here are generated a
+    /// page at a time, so only a full buffer or a `children` list can have more to come.
+    fn read(&mut self) -> Result<&[u8], Errno> {
+        let fd = self.open_path()?;
+        let mut len = 0;
+        loop {
+            if len == self.buf.len() {
+                self.buf.resize(len * 2, 0);
+            }
+            let got = read(&fd, &mut self.buf[len..])?;
+            len += got;
+            // Every record of these files is far shorter than 512 bytes, so a chunk with that
+            // much room left was the last one.
+            if got == 0 || got + 512 < 4096 {
+                return Ok(&self.buf[..len]);
+            }
+        }
+    }
+
+    /// What one read gives.
+    fn read_some(&mut self) -> Result<&[u8], Errno> {
+        let fd = self.open_path()?;
+        let got = read(&fd, &mut self.buf)?;
+        Ok(&self.buf[..got])
+    }
+
+    fn numbers(&mut self, dir: BorrowedFd<'_>, to: &mut Vec<RawPid>) -> Result<(), Errno> {
+        if self.dents.is_empty() {
+            self.dents.resize(16 * 1024, 0);
+        }
+        loop {
+            let got = getdents(dir, &mut self.dents)?;
+            if got == 0 {
+                return Ok(());
+            }
+            names(&self.dents[..got], to);
+        }
+    }
+}
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// The numeric names among getdents64(2) records: a u64 inode, a u64 offset, a u16 record length,
+/// a u8 type, then the name.
+fn names(mut records: &[u8], to: &mut Vec<RawPid>) {
+    const NAME: usize = 19;
+    while records.len() > NAME {
+        let len = usize::from(u16::from_ne_bytes([records[16], records[17]]));
+        if len <= NAME || len > records.len() {
+            return;
+        }
+        let (record, rest) = records.split_at(len);
+        let name = record[NAME..].split(|&b| b == 0).next().unwrap_or(&[]);
+        if let Some(number) = std::str::from_utf8(name).ok().and_then(|n| n.parse().ok()) {
+            to.push(number);
+        }
+        records = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_survives_a_hostile_name() {
+        let line = b"42 (a) R 1 (b) S 7 1 1 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 3 0 999 1 2\n";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!(
+            stat,
+            Stat {
+                state: b'S',
+                ppid: 7,
+                own: (10, 20),
+                children: (30, 40),
+                threads: 3,
+                start: 999
+            }
+        );
+    }
+
+    #[test]
+    fn stat_refuses_nonsense() {
+        for text in [&b""[..], b"1", b"1 (x", b"1 (x)", b"1 (x) S", b"1 (x) S 2 3", b"\xff)\xff"] {
+            assert_eq!(Stat::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn reads_itself() {
+        let mut proc = Proc::open().unwrap();
+        let me = std::process::id() as RawPid;
+        let stat = proc.stat(me).unwrap();
+        assert!(stat.threads >= 1 && !stat.is_zombie());
+        let mut tids = Vec::new();
+        proc.threads(me, &mut tids).unwrap();
+        assert_eq!(tids[0], me);
+        let mut pids = Vec::new();
+        proc.processes(&mut pids).unwrap();
+        assert!(pids.contains(&me));
+        assert!(!proc.command_line(me).is_empty());
+        assert_eq!(proc.stat(0), Err(Errno::ENOENT));
+    }
+}

@@ -1,0 +1,322 @@
+//! Finding every task of a tree, when the tree will not hold still.
+//!
+//! **Problem.** Membership is ancestry: whatever the command started is a descendant of the
+//! reaper, and stays one because the reaper is a child subreaper. But `/proc` is read one process
+//! at a time. A task is missed when its parent dies after the new parent's list was read: it moved
+//! up the tree behind the reader's back. To count too few would let the ledger give a fork away.
+//!
+//! **Mechanism.** A task only ever moves *up*, and only when a parent dies. So a pass is believed
+//! when it leaves no death unexplained. Pass B is *complete* if, compared with the pass A before:
+//!
+//! 1. everything A saw, B saw too;
+//! 2. nothing that B listed had vanished when B came to look at it, thread or process;
+//! 3. nothing was a zombie in B that was not a zombie in A.
+//!
+//! Why that suffices while the gate answers nobody (no task is born between the start of A and the
+//! end of B, except from forks allowed earlier, whose charges the ledger still holds): suppose a
+//! task T alive throughout B is missed. At B's start it has a parent p, and p dies during B. If p
+//! is in B's list, it was visited alive (T would be listed), vanished (rule 2) or a new zombie
+//! (rule 3). If p is in A, rule 1 puts it in B. So p is missed by both passes, and the argument
+//! repeats for p, up to a child of the root. But the root's list is read first, and the root (the
+//! caller) reaps nobody meanwhile, so a child of the root is always seen.
+//!
+//! If the tree churns too much for that, the census is the union of all passes, marked incomplete:
+//! good for finding tasks, no proof that one is gone.
+
+use std::collections::HashMap;
+
+use nix::errno::Errno;
+
+use crate::procfs::{Proc, Stat};
+use crate::sys::{self, RawPid};
+
+/// How often a pass is repeated before the union of all is all there is.
+const MAX_PASSES: usize = 6;
+
+/// A task that a pass found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Its thread id.
+    pub tid: RawPid,
+    /// Its process; equal to `tid` for a leader.
+    pub tgid: RawPid,
+    /// The whole process has ended and waits to be reaped.
+    pub zombie: bool,
+    /// What `/proc/TGID/stat` said; only on leaders, and not if this place hides it.
+    pub stat: Option<Stat>,
+}
+
+impl Seen {
+    /// Whether this is the task that stands for its process.
+    pub fn is_leader(&self) -> bool {
+        self.tid == self.tgid
+    }
+}
+
+/// The tasks of the tree, by thread id.
+#[derive(Debug, Default)]
+pub struct Census {
+    /// Sorted by `tid`, without duplicates. The root is not part of it.
+    pub tasks: Vec<Seen>,
+    /// Nothing can be missing (see the module's argument).
+    pub complete: bool,
+}
+
+impl Census {
+    /// The task with this thread id.
+    pub fn get(&self, tid: RawPid) -> Option<&Seen> {
+        let at = self.tasks.binary_search_by_key(&tid, |seen| seen.tid).ok()?;
+        self.tasks.get(at)
+    }
+
+    /// The processes that have not ended.
+    pub fn live_processes(&self) -> impl Iterator<Item = &Seen> {
+        self.tasks.iter().filter(|seen| seen.is_leader() && !seen.zombie)
+    }
+}
+
+/// Reads the tree below one process.
+pub struct Scanner {
+    /// The open `/proc`, for the caller's own look-ups too.
+    pub proc: Proc,
+    root: RawPid,
+    children_files: bool,
+    queue: Vec<RawPid>,
+    tids: Vec<RawPid>,
+}
+
+impl Scanner {
+    /// A scanner for the descendants of `root`, which must be the calling process.
+    pub fn open(root: RawPid) -> Result<Scanner, Errno> {
+        let mut proc = Proc::open()?;
+        let children_files = proc.children(root, root, &mut Vec::new()).is_ok();
+        Ok(Scanner { proc, root, children_files, queue: Vec::new(), tids: Vec::new() })
+    }
+
+    /// Whether the kernel lists children (CONFIG_PROC_CHILDREN).
+    pub fn has_children_files(&self) -> bool {
+        self.children_files
+    }
+
+    /// One pass: cheap, and no proof of anything.
+    pub fn glance(&mut self) -> Census {
+        let pass = self.pass();
+        Census { tasks: pass.tasks, complete: false }
+    }
+
+    /// Passes until one is complete, or the union of [`MAX_PASSES`].
+    pub fn census(&mut self) -> Census {
+        let mut before = self.pass();
+        let mut union: Vec<Seen> = Vec::new();
+        for _ in 1..MAX_PASSES {
+            let pass = self.pass();
+            if pass.confirms(&before) {
+                return Census { tasks: pass.tasks, complete: true };
+            }
+            union.append(&mut before.tasks);
+            before = pass;
+        }
+        // The newest sighting of a task comes first and so survives the dedup.
+        before.tasks.append(&mut union);
+        sort(&mut before.tasks);
+        Census { tasks: before.tasks, complete: false }
+    }
+
+    /// Whether `pid` descends from the root, by its chain of parents.
+    pub fn contains(&mut self, pid: RawPid) -> bool {
+        let mut at = pid;
+        // Parents are finitely many, but the chain can change while it is read.
+        for _ in 0..4096 {
+            if at == self.root {
+                return pid != self.root;
+            }
+            match self.proc.stat(at) {
+                Ok(stat) if stat.ppid > 0 => at = stat.ppid,
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    fn pass(&mut self) -> Pass {
+        let mut pass = Pass::default();
+        if self.children_files {
+            self.walk_children(&mut pass);
+        } else {
+            self.walk_parents(&mut pass);
+        }
+        sort(&mut pass.tasks);
+        pass
+    }
+
+    fn walk_children(&mut self, pass: &mut Pass) {
+        let mut queue = std::mem::take(&mut self.queue);
+        queue.clear();
+        if self.proc.children(self.root, self.root, &mut queue).is_err() {
+            pass.broken = true;
+        }
+        let mut next = 0;
+        while let Some(&pid) = queue.get(next) {
+            next += 1;
+            self.visit(pid, None, Some(&mut queue), pass);
+        }
+        self.queue = queue;
+    }
+
+    /// Without children files: every process's parent, then the closure from the root. A parent
+    /// that the listing lacks vanished while it was read, which breaks the pass.
+    fn walk_parents(&mut self, pass: &mut Pass) {
+        let mut pids = Vec::new();
+        if self.proc.processes(&mut pids).is_err() {
+            pass.broken = true;
+        }
+        let mut stats: HashMap<RawPid, Stat> = HashMap::with_capacity(pids.len());
+        let mut below: HashMap<RawPid, Vec<RawPid>> = HashMap::new();
+        for pid in pids {
+            if let Ok(stat) = self.proc.stat(pid) {
+                stats.insert(pid, stat);
+                below.entry(stat.ppid).or_default().push(pid);
+            }
+        }
+        pass.broken |= below.keys().any(|ppid| *ppid != 0 && !stats.contains_key(ppid));
+        let mut queue = below.remove(&self.root).unwrap_or_default();
+        while let Some(pid) = queue.pop() {
+            self.visit(pid, stats.get(&pid).copied(), None, pass);
+            queue.extend(below.remove(&pid).unwrap_or_default());
+        }
+    }
+
+    /// Looks at one process: its state, its threads and, into `children`, its children.
+    fn visit(
+        &mut self,
+        pid: RawPid,
+        known: Option<Stat>,
+        mut children: Option<&mut Vec<RawPid>>,
+        pass: &mut Pass,
+    ) {
+        let stat = match known.map_or_else(|| self.proc.stat(pid), Ok) {
+            Ok(stat) => stat,
+            Err(_) => {
+                // Gone, or hidden from us (hidepid, no descriptor left). Something hidden is
+                // alive as far as anyone here can tell.
+                if sys::kill(pid, 0) == Err(Errno::ESRCH) {
+                    pass.broken = true;
+                } else {
+                    pass.hidden = true;
+                    pass.tasks.push(Seen { tid: pid, tgid: pid, zombie: false, stat: None });
+                }
+                return;
+            }
+        };
+        let zombie = stat.is_zombie() && stat.threads <= 1;
+        pass.tasks.push(Seen { tid: pid, tgid: pid, zombie, stat: Some(stat) });
+        if zombie {
+            return;
+        }
+        let mut tids = std::mem::take(&mut self.tids);
+        tids.clear();
+        if stat.threads <= 1 {
+            tids.push(pid);
+        } else if self.proc.threads(pid, &mut tids).is_err() {
+            pass.broken = true;
+        }
+        for &tid in &tids {
+            if tid != pid {
+                pass.tasks.push(Seen { tid, tgid: pid, zombie: false, stat: None });
+            }
+            if let Some(queue) = children.as_deref_mut()
+                && self.proc.children(pid, tid, queue).is_err()
+            {
+                pass.broken = true;
+            }
+        }
+        self.tids = tids;
+    }
+}
+
+/// What one walk over the tree saw.
+#[derive(Debug, Default)]
+struct Pass {
+    tasks: Vec<Seen>,
+    /// Something that was listed was gone when it was looked at.
+    broken: bool,
+    /// Something exists that this place hides, so its children cannot be listed.
+    hidden: bool,
+}
+
+impl Pass {
+    /// The three rules of the module's argument, and nothing hidden.
+    fn confirms(&self, before: &Pass) -> bool {
+        if self.broken || self.hidden {
+            return false;
+        }
+        // Both are sorted: walk them side by side.
+        let mut old = before.tasks.iter().peekable();
+        for new in &self.tasks {
+            match old.peek() {
+                Some(was) if was.tid < new.tid => return false,
+                Some(was) if was.tid == new.tid => {
+                    if new.zombie && !was.zombie {
+                        return false;
+                    }
+                    old.next();
+                }
+                _ if new.zombie => return false,
+                _ => {}
+            }
+        }
+        old.next().is_none()
+    }
+}
+
+/// Sorts by thread id and keeps the first of several sightings.
+fn sort(tasks: &mut Vec<Seen>) {
+    tasks.sort_by_key(|seen| seen.tid);
+    tasks.dedup_by_key(|seen| seen.tid);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(tasks: &[(RawPid, bool)]) -> Pass {
+        let tasks = tasks
+            .iter()
+            .map(|&(tid, zombie)| Seen { tid, tgid: tid, zombie, stat: None })
+            .collect();
+        Pass { tasks, ..Pass::default() }
+    }
+
+    #[test]
+    fn a_pass_confirms_only_without_an_unexplained_death() {
+        let a = pass(&[(1, false), (2, false), (3, true)]);
+        assert!(pass(&[(1, false), (2, false), (3, true)]).confirms(&a));
+        assert!(pass(&[(1, false), (2, false), (3, true), (4, false)]).confirms(&a));
+        // rule 1: 2 is gone
+        assert!(!pass(&[(1, false), (3, true)]).confirms(&a));
+        assert!(!pass(&[(1, false), (2, false)]).confirms(&a));
+        // rule 3: 2 died, or a new task is dead already
+        assert!(!pass(&[(1, false), (2, true), (3, true)]).confirms(&a));
+        assert!(!pass(&[(1, false), (2, false), (3, true), (4, true)]).confirms(&a));
+        // rule 2
+        let broken = Pass { broken: true, ..pass(&[(1, false), (2, false), (3, true)]) };
+        assert!(!broken.confirms(&a));
+    }
+
+    #[test]
+    fn both_walks_find_a_child() {
+        use std::process::{Command, Stdio};
+        let mut child =
+            Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let pid = child.id() as RawPid;
+        // The test harness has threads, so its children are not its main thread's: read them by
+        // parent, and by list from the thread that forked.
+        let mut scanner = Scanner::open(std::process::id() as RawPid).unwrap();
+        scanner.children_files = false;
+        assert!(scanner.census().get(pid).is_some());
+        assert!(scanner.contains(pid));
+        assert!(!scanner.contains(1));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,561 @@
+//! The supervisor: one process per run that holds the tree.
+//!
+//! It is the reaper (every orphan of the tree becomes its child), the fork gate's listener and the
+//! keeper of the ledger, in one thread and one event loop. Sources become [`Event`]s, an event
+//! changes the state, and what follows from the state is done at once; nothing here sleeps. It
+//! lives in a process group of its own, with every signal blocked, so that nothing a terminal or a
+//! `kill` of the caller's group does can hit it.
+//!
+//! A run goes through [`Phase`]s: running, asked to end (timeout), being killed, over. It is over
+//! when wait4 says ECHILD: every process of the tree is a descendant, and an orphan is a child, so
+//! no children means that nothing is left.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{Pid, getpid, setpgid};
+
+use crate::accounting::Accounting;
+use crate::conclude;
+use crate::error::HostError;
+use crate::filter;
+use crate::gate::{self, Asked, Gate};
+use crate::kill::{self, Sweep};
+use crate::launch::{self, Caller, Launch};
+use crate::ledger::Ledger;
+use crate::options::{BackendChoice, RunOptions};
+use crate::report::Backend;
+use crate::sampler::Sampler;
+use crate::scan::Scanner;
+use crate::sigaction;
+use crate::sys::{self, Fate, RawPid, WaitFor};
+use crate::wire::{FromCommand, ToFront, ToSupervisor};
+
+/// While killing, the tree is looked at again at least this often, in case a death went unseen.
+const KILL_AGAIN: Duration = Duration::from_millis(50);
+/// Descriptors that must be free for reading `/proc` and taking the listener in.
+const SPARE_FDS: usize = 4;
+
+/// Where an event came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    /// Somebody asks at the gate, or nobody is left who could.
+    Gate,
+    /// SIGCHLD.
+    Child,
+    /// The front sent something or is gone.
+    Front,
+    /// The command reports from before its exec.
+    Launch,
+}
+
+impl Event {
+    const ALL: [Event; 4] = [Event::Gate, Event::Child, Event::Front, Event::Launch];
+
+    fn from_token(token: u64) -> Option<Event> {
+        Event::ALL.into_iter().find(|event| *event as u64 == token)
+    }
+}
+
+/// How far a run has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The command runs.
+    Running {
+        /// When it has run long enough.
+        timeout: Option<Instant>,
+    },
+    /// SIGTERM was sent to everyone.
+    Terminating {
+        /// When SIGKILL follows.
+        until: Instant,
+    },
+    /// The gate is closed and everything found is killed.
+    Killing {
+        /// When to look again.
+        again: Instant,
+    },
+    /// Nothing is left.
+    Over,
+}
+
+/// The state of a run. `conclude.rs` turns it into the report.
+pub(crate) struct Supervisor<'a> {
+    pub(crate) options: &'a RunOptions,
+    pub(crate) caller: &'a Caller,
+    pub(crate) started: Instant,
+    pub(crate) command: RawPid,
+    pub(crate) backend: Backend,
+    pub(crate) backend_reason: String,
+    pub(crate) fate: Option<Fate>,
+    pub(crate) exec_error: Option<Errno>,
+    pub(crate) timed_out: bool,
+    pub(crate) refused: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) accounting: Accounting,
+    pub(crate) sweep: Sweep,
+    pub(crate) sampler: Sampler,
+    phase: Phase,
+    scanner: Scanner,
+    epoll: Epoll,
+    signals: SignalFd,
+    front: Option<OwnedFd>,
+    launch: Option<OwnedFd>,
+    gate: Option<Gate>,
+    failure: Option<HostError>,
+}
+
+/// Runs the supervisor in the calling process, which was forked for it, and ends it.
+pub fn supervise(options: &RunOptions, caller: &Caller, front: OwnedFd, started: Instant) -> ! {
+    let failure = match Supervisor::start(options, caller, front.as_fd(), started) {
+        Ok(mut supervisor) => {
+            supervisor.run();
+            supervisor.finish()
+        }
+        Err(error) => Err(error),
+    };
+    // A front that is gone wants no report; the tree is dead either way.
+    let _ = match failure {
+        Ok(report) => match serde_json::to_vec(&report) {
+            Ok(json) => ToFront::Report(json)
+                .send(front.as_fd())
+                .and_then(|()| ToFront::Done.send(front.as_fd())),
+            Err(error) => ToFront::Failed(error.to_string()).send(front.as_fd()),
+        },
+        Err(error) => ToFront::Failed(error.to_string()).send(front.as_fd()),
+    };
+    sys::exit_now(0);
+}
+
+impl<'a> Supervisor<'a> {
+    fn start(
+        options: &'a RunOptions,
+        caller: &'a Caller,
+        front: BorrowedFd<'_>,
+        started: Instant,
+    ) -> Result<Supervisor<'a>, HostError> {
+        sys::set_name(c"cg-reaper");
+        let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+        sys::become_subreaper().map_err(|e| HostError::call("cannot become a subreaper", e))?;
+
+        let argv = launch::argv(&options.command)?;
+        let wants_gate = options.backend != BackendChoice::Only(Backend::Reaper);
+        let program = if wants_gate { filter::program(options.pids_max.is_some()) } else { None };
+        let gate_or_nothing = options.needs_gate(caller.sigchld_ignored);
+        if program.is_none() && gate_or_nothing {
+            return Err(no_gate(options, caller, Errno::EOPNOTSUPP));
+        }
+        // With the gate, could what is required be had at all?
+        if let Some(unmet) = options.unmet(
+            if program.is_some() { Backend::Gate } else { Backend::Reaper },
+            caller.sigchld_ignored,
+        ) {
+            return Err(HostError::new(
+                format!("--require {unmet} is not met"),
+                "no backend gives it here",
+                "run `cgrove doctor` to see what each backend gives",
+            ));
+        }
+
+        let setup = |e| HostError::call("cannot set up the supervisor", e);
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&mask, flags).map_err(setup)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(setup)?;
+        let scanner = Scanner::open(getpid().as_raw())
+            .map_err(|e| HostError::call("cannot read /proc", e))?;
+        let ledger = Ledger::new(&options.name, options.pids_max, started).map_err(|e| {
+            HostError::new("cannot set up the group", e.name(), "check --name and --pids-max")
+        })?;
+        let front_copy = front.try_clone_to_owned().map_err(|_| setup(Errno::EMFILE))?;
+        check_spare_descriptors(front).map_err(setup)?;
+
+        let launch = Launch { argv: &argv, caller, gate: program.as_deref(), gate_or_nothing };
+        let (command, socket) = launch::start(&launch)?;
+        let mut supervisor = Supervisor {
+            options,
+            caller,
+            started,
+            command,
+            backend: Backend::Gate,
+            backend_reason: "seccomp user notification works here".to_owned(),
+            fate: None,
+            exec_error: None,
+            timed_out: false,
+            refused: 0,
+            ledger,
+            accounting: Accounting::default(),
+            sweep: Sweep::default(),
+            sampler: Sampler::default(),
+            phase: Phase::Running { timeout: options.timeout.map(|t| started + t) },
+            scanner,
+            epoll,
+            signals,
+            front: Some(front_copy),
+            launch: Some(socket),
+            gate: None,
+            failure: None,
+        };
+        if let Err(error) = supervisor.watch() {
+            supervisor.fail(error);
+        }
+        Ok(supervisor)
+    }
+
+    /// What is left to set up once the command exists: from here on a failure must kill it.
+    fn watch(&mut self) -> Result<(), HostError> {
+        let setup = |e| HostError::call("cannot set up the supervisor", e);
+        if self.ledger.adopt(self.command).is_err() {
+            return Err(setup(Errno::EINVAL));
+        }
+        if self.caller.sigchld_ignored {
+            self.accounting.degrade("the caller ignores SIGCHLD, and so may the command");
+        }
+        if self.options.backend == BackendChoice::Only(Backend::Reaper) {
+            self.without_gate("asked for by --backend reaper".to_owned());
+        } else if filter::program(false).is_none() {
+            self.without_gate(gate::why_not(Errno::EOPNOTSUPP));
+        }
+        let add = |fd: BorrowedFd<'_>, event: Event| {
+            self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, event as u64))
+        };
+        add(self.signals.as_fd(), Event::Child).map_err(setup)?;
+        if let Some(front) = &self.front {
+            add(front.as_fd(), Event::Front).map_err(setup)?;
+        }
+        if let Some(launch) = &self.launch {
+            add(launch.as_fd(), Event::Launch).map_err(setup)?;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self) {
+        let mut ready = [EpollEvent::empty(); 8];
+        while self.phase != Phase::Over {
+            let count = match self.epoll.wait(&mut ready, self.wait_time()) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => 0,
+                Err(errno) => {
+                    self.fail(HostError::call("cannot wait for events", errno));
+                    // Nothing left to wait on but the children themselves.
+                    self.drain_blocking();
+                    return;
+                }
+            };
+            for event in ready.iter().take(count) {
+                match Event::from_token(event.data()) {
+                    Some(Event::Gate) => self.on_gate(event.events()),
+                    Some(Event::Child) => self.on_child(),
+                    Some(Event::Front) => self.on_front(),
+                    Some(Event::Launch) => self.on_launch(),
+                    None => {}
+                }
+            }
+            self.on_time();
+        }
+    }
+
+    /// Until the next thing that is due, rounded up so that it is due on waking.
+    fn wait_time(&self) -> EpollTimeout {
+        let phase = match self.phase {
+            Phase::Running { timeout } => timeout,
+            Phase::Terminating { until } => Some(until),
+            Phase::Killing { again } => Some(again),
+            Phase::Over => None,
+        };
+        let Some(due) = phase.into_iter().chain(self.sampler.due()).min() else {
+            return EpollTimeout::NONE;
+        };
+        let left = due.saturating_duration_since(Instant::now());
+        let ms = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
+        EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::ZERO)
+    }
+
+    fn on_time(&mut self) {
+        let phase_due = match self.phase {
+            Phase::Running { timeout } => timeout,
+            Phase::Terminating { until } => Some(until),
+            Phase::Killing { again } => Some(again),
+            Phase::Over => return,
+        };
+        if phase_due.is_none() && self.sampler.due().is_none() {
+            return;
+        }
+        let now = Instant::now();
+        if phase_due.is_some_and(|due| due <= now) {
+            match self.phase {
+                Phase::Running { .. } => self.time_out(now),
+                Phase::Terminating { .. } | Phase::Killing { .. } => self.kill(),
+                Phase::Over => {}
+            }
+        }
+        if self.sampler.due().is_some_and(|due| due <= now) {
+            self.sample();
+        }
+    }
+
+    fn time_out(&mut self, now: Instant) {
+        self.timed_out = true;
+        if self.options.kill_grace.is_zero() {
+            self.kill();
+            return;
+        }
+        self.phase = Phase::Terminating { until: now + self.options.kill_grace };
+        let census = self.scanner.census();
+        kill::signal_all(&mut self.scanner, &census, libc::SIGTERM);
+    }
+
+    /// Closes the gate and kills what there is; on_child and on_time come back until the end.
+    fn kill(&mut self) {
+        if let Some(gate) = &mut self.gate
+            && !gate.is_closed()
+        {
+            gate.close();
+            self.ledger.kill();
+        }
+        // Whoever the core wants dead is among those the sweep finds.
+        let before = self.sweep.survivors().0;
+        self.sweep.round(&mut self.scanner, Some(self.command));
+        let now = Instant::now();
+        let again = if self.sweep.survivors().0 > before && self.gate.is_none() {
+            // Without a gate they may have forked meanwhile.
+            now
+        } else {
+            now + KILL_AGAIN
+        };
+        self.phase = Phase::Killing { again };
+    }
+
+    fn fail(&mut self, error: HostError) {
+        self.failure.get_or_insert(error);
+        self.kill();
+    }
+
+    fn on_child(&mut self) {
+        // Only a wake-up: wait4 knows what happened.
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        self.reap();
+    }
+
+    /// Collects what has ended.
+    fn reap(&mut self) {
+        let mut look_again = false;
+        let none_left = loop {
+            let waited = match sys::wait_child(WaitFor::Changes) {
+                Ok(Some(waited)) => waited,
+                Ok(None) => break false,
+                Err(Errno::EINTR) => continue,
+                Err(_) => break true,
+            };
+            match waited.fate {
+                Fate::Exited(_) | Fate::Signaled(_) => {
+                    self.accounting.collected(&waited);
+                    self.ledger.reaped(waited.pid);
+                    look_again |= self.sweep.collected(waited.pid);
+                    if waited.pid == self.command {
+                        self.fate = Some(waited.fate);
+                    }
+                }
+                Fate::Stopped(signal) if waited.pid == self.command => {
+                    if let Some(front) = &self.front {
+                        let _ = ToFront::Stopped(signal).send(front.as_fd());
+                    }
+                }
+                Fate::Stopped(_) | Fate::Continued => {}
+            }
+        };
+        if self.fate.is_some() {
+            // The command can end before its report was read; it can send no more.
+            while self.launch.is_some() {
+                self.on_launch();
+            }
+        }
+        if none_left {
+            self.phase = Phase::Over;
+        } else if matches!(self.phase, Phase::Killing { .. }) {
+            if look_again {
+                self.kill();
+            }
+        } else if self.fate.is_some() && !self.options.keep_descendants {
+            self.kill();
+        }
+    }
+
+    fn on_front(&mut self) {
+        let Some(front) = &self.front else { return };
+        match ToSupervisor::receive(front.as_fd()) {
+            Ok(Some(ToSupervisor::Signal { signal, sender })) => {
+                let from_inside =
+                    sender > 0 && (self.ledger.knows(sender) || self.scanner.contains(sender));
+                if !from_inside && self.fate.is_none() {
+                    let _ = sys::kill(self.command, signal);
+                }
+            }
+            Ok(None) | Err(_) => {
+                // The front is gone: the whole tree goes with it.
+                let _ = self.epoll.delete(front.as_fd());
+                self.front = None;
+                self.kill();
+            }
+        }
+    }
+
+    fn on_launch(&mut self) {
+        let Some(socket) = &self.launch else { return };
+        match FromCommand::receive(socket.as_fd()) {
+            Ok(Some(FromCommand::Listener(listener))) => {
+                let gate = Gate::new(listener);
+                let added = self
+                    .epoll
+                    .add(gate.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, Event::Gate as u64));
+                self.gate = Some(gate);
+                if let Err(errno) = added {
+                    self.fail(HostError::call("cannot watch the fork gate", errno));
+                }
+            }
+            Ok(Some(FromCommand::NoGate(errno))) => {
+                if self.options.needs_gate(self.caller.sigchld_ignored) {
+                    self.fail(no_gate(self.options, self.caller, errno));
+                } else {
+                    self.without_gate(gate::why_not(errno));
+                }
+            }
+            Ok(Some(FromCommand::ExecFailed(errno))) => self.exec_error = Some(errno),
+            Ok(None) => {
+                let _ = self.epoll.delete(socket.as_fd());
+                self.launch = None;
+            }
+            Err(errno) => {
+                self.launch = None;
+                self.fail(HostError::call("cannot take the fork gate over", errno));
+            }
+        }
+    }
+
+    fn without_gate(&mut self, reason: String) {
+        self.backend = Backend::Reaper;
+        self.backend_reason = reason;
+        self.accounting.degrade("without the gate, nobody tells when a program ignores SIGCHLD");
+        self.sampler.arm_soon();
+    }
+
+    fn on_gate(&mut self, events: EpollFlags) {
+        let Some(gate) = &self.gate else { return };
+        if !events.contains(EpollFlags::EPOLLIN) {
+            // Nobody is left who could ask.
+            let _ = self.epoll.delete(gate.as_fd());
+            return;
+        }
+        match gate.receive() {
+            Ok(Some(Asked::Fork { id, tid })) => self.on_fork(id, tid),
+            Ok(Some(Asked::ChildAction { id, tid, address, layout })) => {
+                if !self.accounting.is_sampled()
+                    && sigaction::may_discard_children(tid, address, layout)
+                    && gate.still_waiting(id)
+                {
+                    self.accounting.degrade(format!(
+                        "process {tid} ignored SIGCHLD: its children's time may be lost"
+                    ));
+                    self.sampler.arm_soon();
+                }
+                gate.allow(id);
+            }
+            Ok(Some(Asked::Other { id })) => {
+                gate.allow(id);
+            }
+            Ok(None) => {}
+            Err(errno) => self.fail(HostError::call("cannot read from the fork gate", errno)),
+        }
+    }
+
+    fn on_fork(&mut self, id: u64, tid: RawPid) {
+        if !self.ledger.fits() {
+            // The limit counts the dead until they are collected, so collect.
+            self.reap();
+        }
+        let Some(gate) = &self.gate else { return };
+        if gate.is_closed() {
+            self.refused += 1;
+            gate.refuse(id, Errno::EAGAIN);
+            return;
+        }
+        match self.ledger.charge(tid, &mut self.scanner) {
+            Ok(fork) => {
+                // Dropping the charge of a call that did not run undoes it.
+                if gate.allow(id) {
+                    self.ledger.forked(tid, fork);
+                    self.sampler.forked();
+                }
+            }
+            Err(errno) => {
+                self.refused += 1;
+                gate.refuse(id, Errno::from_raw(errno.code()));
+            }
+        }
+    }
+
+    /// A look at the tree because its time has come, not because someone asked.
+    fn sample(&mut self) {
+        let begun = Instant::now();
+        let census = match self.backend {
+            Backend::Gate => self.ledger.reconcile(&mut self.scanner),
+            Backend::Reaper => {
+                let census = self.scanner.glance();
+                let new = self.ledger.follow(&census);
+                self.sampler.found(new);
+                census
+            }
+        };
+        if self.accounting.is_sampled() {
+            self.accounting.sample(&census);
+        }
+        if self.backend == Backend::Reaper && self.ledger.excess() > 0 {
+            self.refused += kill::newest(&mut self.scanner, &census, self.ledger.excess());
+        }
+        let always = self.backend == Backend::Reaper || self.accounting.is_sampled();
+        let threads_unseen = self.options.pids_max.is_none();
+        self.sampler.done(begun, census.tasks.len(), always, threads_unseen);
+    }
+
+    /// The last resort when the event loop itself is broken.
+    fn drain_blocking(&mut self) {
+        while let Ok(Some(waited)) = sys::wait_for_end(-1) {
+            self.accounting.collected(&waited);
+            self.sweep.round(&mut self.scanner, Some(self.command));
+        }
+    }
+
+    fn finish(mut self) -> Result<crate::report::Report, HostError> {
+        self.ledger.close();
+        match self.failure.take() {
+            Some(error) => Err(error),
+            None => Ok(conclude::report(self)),
+        }
+    }
+}
+
+fn no_gate(options: &RunOptions, caller: &Caller, errno: Errno) -> HostError {
+    let what = match options.unmet(Backend::Reaper, caller.sigchld_ignored) {
+        Some(unmet) => format!("--require {unmet} is not met"),
+        None => "--backend gate is not possible".to_owned(),
+    };
+    HostError::new(
+        what,
+        gate::why_not(errno),
+        "drop the requirement, or run `cgrove doctor` to see what this place allows",
+    )
+}
+
+/// Fails with EMFILE now rather than in the middle of the run.
+fn check_spare_descriptors(any: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut spare = Vec::with_capacity(SPARE_FDS);
+    for _ in 0..SPARE_FDS {
+        spare.push(any.try_clone_to_owned().map_err(|_| Errno::EMFILE)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,411 @@
+//! The system calls that no safe wrapper covers.
+//!
+//! Everything else in this crate is safe Rust: this is the one file where unsafe code is allowed,
+//! so that a reviewer who worries about memory has one file to read. Each function is a thin,
+//! total wrapper: it returns the kernel's errno and decides nothing.
+#![allow(unsafe_code)]
+
+use std::convert::Infallible;
+use std::ffi::{CStr, c_int, c_long, c_ulong};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::SigSet;
+
+/// One instruction of classic BPF, as seccomp takes it.
+pub use libc::sock_filter as BpfInsn;
+
+/// A process or thread id as the kernel prints it. Zero and negative values never name one task.
+pub type RawPid = i32;
+
+/// Which side of a [`fork`] the caller is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForkSide {
+    /// The parent, with the child's pid.
+    Parent(RawPid),
+    /// The child.
+    Child,
+}
+
+/// fork(2). The caller must be single-threaded: then the child may do anything the parent may.
+pub fn fork() -> Result<ForkSide, Errno> {
+    // SAFETY: fork has no memory preconditions; this crate starts no threads, so no lock can be
+    // held by a thread that does not exist in the child.
+    match Errno::result(unsafe { libc::fork() })? {
+        0 => Ok(ForkSide::Child),
+        pid => Ok(ForkSide::Parent(pid)),
+    }
+}
+
+/// _exit(2): ends the process without running destructors or flushing anything twice.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: no preconditions; does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// User and system CPU time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuTime {
+    /// Time in user mode.
+    pub user: Duration,
+    /// Time in the kernel.
+    pub system: Duration,
+}
+
+impl CpuTime {
+    /// The sum, never wrapping.
+    pub fn plus(self, other: CpuTime) -> CpuTime {
+        CpuTime {
+            user: self.user.saturating_add(other.user),
+            system: self.system.saturating_add(other.system),
+        }
+    }
+}
+
+/// What became of a child, as wait4(2) encodes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It ended with this status (0..=255).
+    Exited(i32),
+    /// This signal ended it.
+    Signaled(i32),
+    /// This signal stopped it (only with [`WaitFor::Changes`]).
+    Stopped(i32),
+    /// SIGCONT continued it (only with [`WaitFor::Changes`]).
+    Continued,
+}
+
+/// One answer of [`wait_child`].
+#[derive(Debug, Clone, Copy)]
+pub struct Waited {
+    /// The child.
+    pub pid: RawPid,
+    /// What happened to it.
+    pub fate: Fate,
+    /// Its own CPU time and that of every descendant that was waited for below it. Only
+    /// meaningful when it ended.
+    pub cpu: CpuTime,
+}
+
+/// Which changes of a child [`wait_child`] reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitFor {
+    /// Ends only.
+    End,
+    /// Ends, stops and continues.
+    Changes,
+}
+
+/// wait4(2) for any child, without blocking. `Ok(None)`: there are children, nothing happened.
+/// `Err(ECHILD)`: there are none. Children of any clone flavour count (`__WALL`).
+pub fn wait_child(what: WaitFor) -> Result<Option<Waited>, Errno> {
+    let mut flags = libc::WNOHANG | libc::__WALL;
+    if what == WaitFor::Changes {
+        flags |= libc::WUNTRACED | libc::WCONTINUED;
+    }
+    wait4(-1, flags)
+}
+
+/// wait4(2) for one child, blocking until it ends.
+pub fn wait_for_end(pid: RawPid) -> Result<Option<Waited>, Errno> {
+    loop {
+        match wait4(pid, libc::__WALL) {
+            Err(Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
+fn wait4(pid: RawPid, flags: c_int) -> Result<Option<Waited>, Errno> {
+    let mut status: c_int = 0;
+    // SAFETY: rusage is plain old data for which all zeroes is a valid value.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    // SAFETY: both pointers are to live, writable locals of the types wait4 expects.
+    let got = Errno::result(unsafe { libc::wait4(pid, &mut status, flags, &mut usage) })?;
+    if got == 0 {
+        return Ok(None);
+    }
+    let fate = if libc::WIFEXITED(status) {
+        Fate::Exited(libc::WEXITSTATUS(status))
+    } else if libc::WIFSTOPPED(status) {
+        Fate::Stopped(libc::WSTOPSIG(status))
+    } else if libc::WIFCONTINUED(status) {
+        Fate::Continued
+    } else {
+        Fate::Signaled(libc::WTERMSIG(status))
+    };
+    let duration = |t: libc::timeval| {
+        Duration::new(
+            u64::try_from(t.tv_sec).unwrap_or(0),
+            u32::try_from(t.tv_usec).unwrap_or(0).min(999_999) * 1000,
+        )
+    };
+    Ok(Some(Waited {
+        pid: got,
+        fate,
+        cpu: CpuTime { user: duration(usage.ru_utime), system: duration(usage.ru_stime) },
+    }))
+}
+
+fn prctl(option: c_int, arg: c_ulong) -> Result<c_int, Errno> {
+    // SAFETY: only called with options that take integers; the unused arguments must be zero.
+    Errno::result(unsafe { libc::prctl(option, arg, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong) })
+}
+
+/// PR_SET_CHILD_SUBREAPER: orphans below this process become its children (prctl(2)).
+pub fn become_subreaper() -> Result<(), Errno> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1).map(drop)
+}
+
+/// PR_SET_PDEATHSIG: SIGKILL for this process when the thread that forked it ends.
+pub fn die_with_parent() -> Result<(), Errno> {
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong).map(drop)
+}
+
+/// PR_SET_NO_NEW_PRIVS: exec no longer grants privileges, below this process for good.
+pub fn no_new_privs() -> Result<(), Errno> {
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
+}
+
+/// PR_GET_NO_NEW_PRIVS.
+pub fn has_no_new_privs() -> bool {
+    prctl(libc::PR_GET_NO_NEW_PRIVS, 0) == Ok(1)
+}
+
+/// PR_SET_NAME: the name in `/proc/PID/comm`, cut to 15 bytes.
+pub fn set_name(name: &CStr) {
+    // SAFETY: PR_SET_NAME reads at most 16 bytes up to the NUL of a valid C string.
+    let _ = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Installs a seccomp filter on the calling thread. `flags` are SECCOMP_FILTER_FLAG_*; with
+/// NEW_LISTENER the listener comes back (always close-on-exec).
+///
+/// Errors of seccomp(2): EACCES without CAP_SYS_ADMIN and no_new_privs, EINVAL for a flag this
+/// kernel lacks, EBUSY when a listener exists already, ENOSYS or EPERM from an outer filter.
+pub fn seccomp_install(program: &[BpfInsn], flags: c_ulong) -> Result<Option<OwnedFd>, Errno> {
+    let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let prog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: `prog` describes a live slice, which the kernel copies and does not write.
+    let got = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER as c_ulong,
+            flags,
+            &raw const prog,
+        )
+    };
+    let got = Errno::result(got)?;
+    if flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
+        return Ok(None);
+    }
+    let fd = RawFd::try_from(got).map_err(|_| Errno::EBADF)?;
+    // SAFETY: with NEW_LISTENER a success is a new descriptor that nothing else owns.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Whether the kernel knows a seccomp return action (SECCOMP_GET_ACTION_AVAIL).
+pub fn seccomp_action_available(action: u32) -> bool {
+    // SAFETY: the kernel reads four bytes from a live local.
+    let got = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_GET_ACTION_AVAIL as c_ulong,
+            0 as c_ulong,
+            &raw const action,
+        )
+    };
+    got == 0
+}
+
+/// A received notification: what a task asked of the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Notification {
+    /// The kernel's name for this request.
+    pub id: u64,
+    /// The thread that asks.
+    pub tid: RawPid,
+    /// The call's number, in its architecture's numbering.
+    pub nr: i32,
+    /// AUDIT_ARCH_* of the call.
+    pub arch: u32,
+    /// The call's arguments.
+    pub args: [u64; 6],
+}
+
+/// SECCOMP_IOCTL_NOTIF_RECV. Blocks when nothing is pending, so wait for readability first;
+/// ENOENT means that the asker was killed or interrupted in between.
+pub fn notif_recv(listener: BorrowedFd<'_>) -> Result<Notification, Errno> {
+    // SAFETY: plain old data; the kernel insists that the struct be zeroed.
+    let mut raw: libc::seccomp_notif = unsafe { mem::zeroed() };
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut raw)?;
+    Ok(Notification {
+        id: raw.id,
+        tid: RawPid::try_from(raw.pid).unwrap_or(0),
+        nr: raw.data.nr,
+        arch: raw.data.arch,
+        args: raw.data.args,
+    })
+}
+
+/// The supervisor's answer to a notification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Let the kernel run the call.
+    Continue,
+    /// Fail it with this errno.
+    Refuse(Errno),
+}
+
+/// SECCOMP_IOCTL_NOTIF_SEND. ENOENT: the asker no longer waits, and the call did not run.
+pub fn notif_send(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Result<(), Errno> {
+    let mut raw = libc::seccomp_notif_resp {
+        id,
+        val: 0,
+        error: match answer {
+            Answer::Continue => 0,
+            Answer::Refuse(errno) => -(errno as i32),
+        },
+        flags: match answer {
+            Answer::Continue => libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
+            Answer::Refuse(_) => 0,
+        },
+    };
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut raw)
+}
+
+/// SECCOMP_IOCTL_NOTIF_ID_VALID: whether the asker still waits, so that what was read from its
+/// memory was its own.
+pub fn notif_id_valid(listener: BorrowedFd<'_>, id: u64) -> bool {
+    let mut id = id;
+    ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, &raw mut id).is_ok()
+}
+
+/// SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6): asker and supervisor take turns on one CPU,
+/// which halves the round trip. EINVAL on older kernels.
+pub fn notif_sync_wake_up(listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    let fd = listener.as_raw_fd();
+    // SAFETY: this ioctl takes its argument by value.
+    let got = unsafe { libc::ioctl(fd, libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, 1 as c_ulong) };
+    Errno::result(got).map(drop)
+}
+
+fn ioctl<T>(fd: BorrowedFd<'_>, request: libc::Ioctl, arg: *mut T) -> Result<(), Errno> {
+    // SAFETY: every caller passes a pointer to a live local of the type that `request` encodes.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, arg) }).map(drop)
+}
+
+/// pidfd_open(2): a handle that cannot come to mean another process.
+pub fn pidfd_open(pid: RawPid) -> Result<OwnedFd, Errno> {
+    // SAFETY: integers only.
+    let got = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as c_long, 0 as c_long) };
+    let fd = RawFd::try_from(Errno::result(got)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: a success is a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// pidfd_send_signal(2).
+pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> Result<(), Errno> {
+    // SAFETY: a null siginfo asks for the one kill(2) would send.
+    let got = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_fd().as_raw_fd() as c_long,
+            signal as c_long,
+            ptr::null::<libc::siginfo_t>(),
+            0 as c_long,
+        )
+    };
+    Errno::result(got).map(drop)
+}
+
+/// kill(2) with a raw signal number, real-time signals included; 0 only asks.
+pub fn kill(pid: RawPid, signal: i32) -> Result<(), Errno> {
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Whether the thread `tid` of process `tgid` still exists (zombies do): tgkill(2) with signal 0.
+pub fn thread_exists(tgid: RawPid, tid: RawPid) -> bool {
+    // SAFETY: integers only.
+    let got =
+        unsafe { libc::syscall(libc::SYS_tgkill, tgid as c_long, tid as c_long, 0 as c_long) };
+    Errno::result(got) != Err(Errno::ESRCH)
+}
+
+/// Whether any thread has this id: kill(2) with signal 0 finds threads by their own ids too.
+pub fn thread_exists_anywhere(tid: RawPid) -> bool {
+    kill(tid, 0) != Err(Errno::ESRCH)
+}
+
+/// Whether a signal's disposition is SIG_IGN.
+pub fn signal_is_ignored(signal: i32) -> bool {
+    // SAFETY: plain old data; all zeroes is valid.
+    let mut old: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: a null new action only asks; `old` is live and writable.
+    let got = unsafe { libc::sigaction(signal, ptr::null(), &mut old) };
+    got == 0 && old.sa_sigaction == libc::SIG_IGN
+}
+
+/// Sets a signal's disposition to SIG_IGN or, with `false`, to SIG_DFL.
+pub fn set_signal_ignored(signal: i32, ignored: bool) {
+    // SAFETY: plain old data; all zeroes is valid, and neither disposition runs code of ours.
+    let mut action: libc::sigaction = unsafe { mem::zeroed() };
+    action.sa_sigaction = if ignored { libc::SIG_IGN } else { libc::SIG_DFL };
+    // SAFETY: `action` is live; a null old action is allowed.
+    let _ = unsafe { libc::sigaction(signal, &action, ptr::null_mut()) };
+}
+
+/// Descriptors 0, 1 and 2.
+pub fn standard_streams() -> [BorrowedFd<'static>; 3] {
+    // SAFETY: cgrove opens whatever of these is closed before anything else and never closes
+    // them; a closed one would only make the caller's call fail with EBADF.
+    [0, 1, 2].map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Takes ownership of a descriptor that the kernel has just handed over, as with SCM_RIGHTS.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the one caller passes a descriptor fresh from recvmsg(2), which nothing else owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Blocks every signal that can be blocked and returns the mask in force before.
+pub fn block_all_signals() -> Result<SigSet, Errno> {
+    SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)
+}
+
+/// execvp(3): returns only the error. `argv` must not be empty.
+pub fn exec(argv: &[&CStr]) -> Errno {
+    let Some(file) = argv.first() else {
+        return Errno::EINVAL;
+    };
+    let result: Result<Infallible, Errno> = nix::unistd::execvp(file, argv);
+    match result {
+        Err(errno) => errno,
+        Ok(never) => match never {},
+    }
+}
+
+/// getdents64(2) into `buf`; 0 at the end of the directory.
+pub fn getdents(dir: BorrowedFd<'_>, buf: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes at most `buf.len()` bytes into `buf`.
+    let got = unsafe {
+        libc::syscall(
+            libc::SYS_getdents64,
+            dir.as_raw_fd() as c_long,
+            buf.as_mut_ptr(),
+            buf.len() as c_long,
+        )
+    };
+    Errno::result(got).map(|n| usize::try_from(n).unwrap_or(0))
+}
+
+/// The clock ticks per second that `/proc/PID/stat` counts CPU time in.
+pub fn clock_ticks_per_second() -> u64 {
+    // SAFETY: no preconditions.
+    let hz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(hz).ok().filter(|&hz| hz > 0).unwrap_or(100)
+}

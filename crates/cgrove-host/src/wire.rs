@@ -1,0 +1,194 @@
+//! The messages between the processes of a run.
+//!
+//! Three processes talk over two sequenced-packet sockets: the front and the supervisor, and the
+//! supervisor and the command before it execs. A packet is whole or absent, and the end of the
+//! stream means that the other side is gone, which is itself a message. Nothing from the network
+//! or from the command after exec ever gets here.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    send, sendmsg, socketpair,
+};
+
+use crate::sys::RawPid;
+
+/// A report is sent in packets of at most this many bytes: far below the smallest socket buffer.
+const CHUNK: usize = 32 * 1024;
+
+/// From the supervisor to the front.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToFront {
+    /// The command was stopped by this signal.
+    Stopped(i32),
+    /// A piece of the report, as JSON.
+    Report(Vec<u8>),
+    /// That was all of it.
+    Done,
+    /// cgrove itself failed, in words for the user.
+    Failed(String),
+}
+
+/// From the front to the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToSupervisor {
+    /// Pass this signal on, unless this sender belongs to the tree.
+    Signal {
+        /// Signal number.
+        signal: i32,
+        /// Who sent it, 0 if unknown.
+        sender: RawPid,
+    },
+}
+
+/// From the command, before exec.
+#[derive(Debug)]
+pub enum FromCommand {
+    /// The filter is in; here is its listener.
+    Listener(OwnedFd),
+    /// No filter: the errno. The command goes on without if it may.
+    NoGate(Errno),
+    /// exec failed.
+    ExecFailed(Errno),
+}
+
+/// A connected pair, close-on-exec.
+pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+}
+
+impl ToFront {
+    /// Sends it; EPIPE when the front is gone.
+    pub fn send(&self, to: BorrowedFd<'_>) -> Result<(), Errno> {
+        match self {
+            ToFront::Stopped(signal) => packet(to, b'S', &signal.to_ne_bytes()),
+            ToFront::Report(json) => {
+                json.chunks(CHUNK).try_for_each(|chunk| packet(to, b'R', chunk))
+            }
+            ToFront::Done => packet(to, b'D', &[]),
+            ToFront::Failed(text) => {
+                let bytes = text.as_bytes();
+                packet(to, b'F', &bytes[..bytes.len().min(CHUNK)])
+            }
+        }
+    }
+
+    /// Receives one; `None` at the end of the stream.
+    pub fn receive(from: BorrowedFd<'_>) -> Result<Option<ToFront>, Errno> {
+        let mut buf = vec![0; CHUNK + 1];
+        let Some((kind, body, _)) = receive(from, &mut buf)? else {
+            return Ok(None);
+        };
+        Ok(Some(match kind {
+            b'S' => ToFront::Stopped(int(body, 0)),
+            b'R' => ToFront::Report(body.to_vec()),
+            b'D' => ToFront::Done,
+            _ => ToFront::Failed(String::from_utf8_lossy(body).into_owned()),
+        }))
+    }
+}
+
+impl ToSupervisor {
+    /// Sends it.
+    pub fn send(&self, to: BorrowedFd<'_>) -> Result<(), Errno> {
+        let ToSupervisor::Signal { signal, sender } = self;
+        let mut body = [0; 8];
+        body[..4].copy_from_slice(&signal.to_ne_bytes());
+        body[4..].copy_from_slice(&sender.to_ne_bytes());
+        packet(to, b'K', &body)
+    }
+
+    /// Receives one; `None` at the end of the stream.
+    pub fn receive(from: BorrowedFd<'_>) -> Result<Option<ToSupervisor>, Errno> {
+        let mut buf = [0; 64];
+        Ok(receive(from, &mut buf)?.map(|(_, body, _)| ToSupervisor::Signal {
+            signal: int(body, 0),
+            sender: int(body, 4),
+        }))
+    }
+}
+
+impl FromCommand {
+    /// Sends it.
+    pub fn send(&self, to: BorrowedFd<'_>) -> Result<(), Errno> {
+        match self {
+            FromCommand::Listener(fd) => {
+                let fds = [fd.as_raw_fd()];
+                let iov = [IoSlice::new(b"L")];
+                let rights = [ControlMessage::ScmRights(&fds)];
+                sendmsg::<()>(to.as_raw_fd(), &iov, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+            }
+            FromCommand::NoGate(errno) => packet(to, b'N', &(*errno as i32).to_ne_bytes()),
+            FromCommand::ExecFailed(errno) => packet(to, b'X', &(*errno as i32).to_ne_bytes()),
+        }
+    }
+
+    /// Receives one; `None` when the command has executed or died. EMFILE when the listener
+    /// could not be taken in.
+    pub fn receive(from: BorrowedFd<'_>) -> Result<Option<FromCommand>, Errno> {
+        let mut buf = [0; 64];
+        let Some((kind, body, fd)) = receive(from, &mut buf)? else {
+            return Ok(None);
+        };
+        let errno = || Errno::from_raw(int(body, 0));
+        Ok(Some(match kind {
+            b'L' => FromCommand::Listener(fd.ok_or(Errno::EMFILE)?),
+            b'N' => FromCommand::NoGate(errno()),
+            _ => FromCommand::ExecFailed(errno()),
+        }))
+    }
+}
+
+fn int(body: &[u8], at: usize) -> i32 {
+    body.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes)
+}
+
+fn packet(to: BorrowedFd<'_>, kind: u8, body: &[u8]) -> Result<(), Errno> {
+    let mut bytes = Vec::with_capacity(body.len() + 1);
+    bytes.push(kind);
+    bytes.extend_from_slice(body);
+    loop {
+        match send(to.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) {
+            Err(Errno::EINTR) => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// One packet: its kind, its body and the descriptor that came with it. `None` at the end.
+fn receive<'a>(
+    from: BorrowedFd<'_>,
+    buf: &'a mut [u8],
+) -> Result<Option<(u8, &'a [u8], Option<OwnedFd>)>, Errno> {
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let mut taken = None;
+    let got = {
+        let mut iov = [IoSliceMut::new(buf)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = loop {
+            match recvmsg::<()>(from.as_raw_fd(), &mut iov, Some(&mut space), flags) {
+                Err(Errno::EINTR) => {}
+                // The other side died with packets of ours unread.
+                Err(Errno::ECONNRESET) => return Ok(None),
+                other => break other?,
+            }
+        };
+        if let Ok(messages) = message.cmsgs() {
+            for item in messages {
+                if let ControlMessageOwned::ScmRights(fds) = item {
+                    for fd in fds {
+                        taken = Some(crate::sys::own(fd));
+                    }
+                }
+            }
+        }
+        message.bytes
+    };
+    match buf.get(..got) {
+        Some([kind, body @ ..]) => Ok(Some((*kind, body, taken))),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,64 @@
+//! `cgrove run`: the report out of a run, and its words for the user.
+
+use cgrove_host::FAILED;
+use cgrove_host::front;
+use cgrove_host::report::{Reason, Report};
+
+use crate::cli::Run;
+use crate::json::Sink;
+use crate::say;
+
+/// Runs the command; returns what to exit with.
+pub fn run(run: &Run, stdout_closed: bool) -> i32 {
+    let sink = match run.json.as_deref().map(|path| Sink::open(path, stdout_closed)).transpose() {
+        Ok(sink) => sink,
+        Err(error) => return say::failed(&error),
+    };
+    let report = match front::run(&run.options) {
+        Ok(report) => report,
+        Err(error) => return say::failed(&error),
+    };
+    tell(run, &report);
+    match sink.map(|sink| sink.write(&report)) {
+        Some(Err(error)) => say::failed(&error),
+        _ => report.exit.status,
+    }
+}
+
+fn tell(run: &Run, report: &Report) {
+    match report.reason {
+        Reason::ExecFailed => {
+            let why = if report.exit.status == 127 {
+                "not found; check its name and PATH"
+            } else {
+                "found, but not executable; check its permissions and format"
+            };
+            let command = report.command.first().map_or("", String::as_str);
+            say::line(&format_args!("cannot run {command}: {why}"));
+            return;
+        }
+        Reason::SupervisorKilled => say::line(
+            &"the supervisor was killed: everything it held was killed too; the command's own \
+              status is lost, see what sends SIGKILL here",
+        ),
+        _ => {}
+    }
+    if run.verbose {
+        say::line(&format_args!("backend {}: {}", report.backend.name(), report.backend_reason));
+        for survivor in &report.left_behind.processes {
+            say::line(&format_args!(
+                "left behind: {} {}",
+                survivor.pid,
+                survivor.cmdline.join(" ")
+            ));
+        }
+        if report.left_behind.truncated {
+            let more = report.left_behind.killed - report.left_behind.processes.len() as u64;
+            say::line(&format_args!("left behind: {more} more"));
+        }
+    }
+    if !run.quiet {
+        say::line(&report.summary());
+    }
+    debug_assert!(report.reason != Reason::SupervisorKilled || report.exit.status == FAILED);
+}

@@ -1,0 +1,32 @@
+//! What cgrove says in its own name.
+//!
+//! Standard error belongs to the command as much as to us, so a message is one line, written in
+//! one piece, and a stream that cannot take it is no reason to fail.
+
+use std::fmt::Display;
+use std::io::Write;
+
+use cgrove_host::FAILED;
+
+/// One line on standard error, `cgrove: ` in front. Line breaks inside are made visible.
+pub fn line(text: &dyn Display) {
+    let text = text.to_string().replace('\n', "\\n");
+    let _ = std::io::stderr().write_all(format!("cgrove: {text}\n").as_bytes());
+}
+
+/// An error of cgrove itself; returns its exit status.
+pub fn failed(error: &dyn Display) -> i32 {
+    line(error);
+    FAILED
+}
+
+/// Text that was asked for, on standard output; returns the exit status.
+pub fn out(text: &str) -> i32 {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => 0,
+        Err(error) => {
+            failed(&format_args!("cannot write to standard output: {error}; check where it leads"))
+        }
+    }
+}

@@ -26,15 +26,13 @@ bitflags::bitflags! {
     /// Written under the tree lock, read anywhere.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct Flags: u32 {
-        /// Root csses: never referenced, never killed.
-        const NO_REF = 1;
         /// `css_online` succeeded and `css_offline` has not run. On *self*:
         /// the cgroup has not been removed.
-        const ONLINE = 2;
+        const ONLINE = 1;
         /// The synchronous half of the kill has run. Never set on *self*.
-        const DYING = 4;
+        const DYING = 2;
         /// No reference is left.
-        const RELEASED = 8;
+        const RELEASED = 4;
     }
 }
 
@@ -106,13 +104,12 @@ impl Css {
         parent: Option<CssRef>,
         now: Time,
     ) -> Self {
-        let flags = if parent.is_none() { Flags::NO_REF } else { Flags::empty() };
         Self {
             id,
             ss,
             parent,
             refs: KillRef::new(),
-            flags: AtomicU32::new(flags.bits()),
+            flags: AtomicU32::new(0),
             nr_populated_csets: AtomicUsize::new(0),
             nr_populated_children: AtomicUsize::new(0),
             nr_descendants: AtomicUsize::new(0),
@@ -176,21 +173,21 @@ impl Css {
     /// Takes a reference unless the css's count has been killed.
     /// Fails for good by the time `css_offline` runs (`css_tryget_online`).
     #[must_use]
+    #[inline]
     pub fn try_get_online(&self, reader: &Reader) -> bool {
-        self.has(Flags::NO_REF) || self.refs.try_get_online(reader)
+        self.refs.try_get_online(reader)
     }
 
     /// Takes a reference unless there is none left (`css_tryget`).
     #[must_use]
+    #[inline]
     pub fn try_get(&self, reader: &Reader) -> bool {
-        self.has(Flags::NO_REF) || self.refs.try_get(reader)
+        self.refs.try_get(reader)
     }
 
     /// Another reference for one who already holds one (`css_get`).
     pub(crate) fn get(&self) {
-        if !self.has(Flags::NO_REF) {
-            self.refs.get();
-        }
+        self.refs.get();
     }
 
     #[inline]

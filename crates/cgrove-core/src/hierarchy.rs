@@ -203,8 +203,9 @@ impl Hierarchy {
     }
 
     /// Drops a reference that [`Css::try_get`] or [`Css::try_get_online`] gave.
+    #[inline]
     pub fn put(&self, css: &CssRef, reader: &Reader, fx: &mut Effects) {
-        if !css.has(Flags::NO_REF) && css.refs.put_at(reader) {
+        if css.refs.put_at(reader) {
             self.inner.queue(Queue::Release, Work::Release(css.clone()), fx);
         }
     }
@@ -262,7 +263,7 @@ impl Inner {
 
     /// Drops a reference that is not on a reader's shard.
     pub(crate) fn put(&self, css: &CssRef, fx: &mut Effects) {
-        if !css.has(Flags::NO_REF) && css.refs.put() {
+        if css.refs.put() {
             self.queue(Queue::Release, Work::Release(css.clone()), fx);
         }
     }

@@ -18,8 +18,7 @@ pub struct Lifecycle {
     /// Tasks in its subtree that are linked or not freed yet but hold it:
     /// before [`Phase::Killed`] they delay the kill, after it the release.
     pub tasks: Vec<TaskId>,
-    /// References held, the base reference included. For the root, which is
-    /// not counted, 0.
+    /// References held, the base reference included.
     pub references: u64,
     /// Child csses that are not released.
     pub children: Vec<CssId>,
@@ -49,7 +48,7 @@ impl Hierarchy {
             phase: state.phase,
             since: state.since,
             tasks,
-            references: if css.parent.is_none() { 0 } else { css.refs.count() },
+            references: css.refs.count(),
             children: state.children.keys().copied().collect(),
         }
     }

@@ -18,10 +18,17 @@ use crate::css::Css;
 use crate::effect::Effects;
 use crate::errno::Errno;
 use crate::event::EventFile;
-use crate::id::TaskId;
-use crate::sync::{AtomicU64, Ordering, invariant};
+use crate::id::{CgroupId, TaskId};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, invariant};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
+use once_cell::race::OnceBox;
+
+/// Index of `pids.events` in [`PidsCss::files`].
+const EVENTS: usize = 0;
+/// Index of `pids.events.local` in [`PidsCss::files`].
+const EVENTS_LOCAL: usize = 1;
 
 /// The largest number a `pids.max` may hold, Linux's `PID_MAX_LIMIT` on 64 bits.
 pub const PID_MAX_LIMIT: u64 = 4 * 1024 * 1024;
@@ -105,8 +112,12 @@ pub struct PidsCss {
     local_max: AtomicU64,
     /// Forks refused to tasks of this css, whoever's limit it was.
     local_forkfail: AtomicU64,
-    events: Arc<EventFile>,
-    events_local: Arc<EventFile>,
+    /// `pids.events` and `pids.events.local`, made by the first refusal: most
+    /// cgroups never see one.
+    files: OnceBox<[Arc<EventFile>; 2]>,
+    /// The files are gone from their directory.
+    killed: AtomicBool,
+    cgroup: CgroupId,
     local_events: bool,
 }
 
@@ -204,15 +215,27 @@ impl PidsCss {
     fn refused(&self, full: &PidsCss, fx: &mut Effects) {
         self.local_forkfail.fetch_add(1, Ordering::Relaxed);
         if self.local_events {
-            self.events_local.changed(fx);
-            self.events.changed(fx);
+            self.changed(EVENTS_LOCAL, fx);
+            self.changed(EVENTS, fx);
             return;
         }
         full.local_max.fetch_add(1, Ordering::Relaxed);
-        full.events_local.changed(fx);
+        full.changed(EVENTS_LOCAL, fx);
         for css in full.levels() {
             css.subtree_max.fetch_add(1, Ordering::Relaxed);
-            css.events.changed(fx);
+            css.changed(EVENTS, fx);
+        }
+    }
+
+    fn changed(&self, file: usize, fx: &mut Effects) {
+        let files = self.files.get_or_init(|| {
+            let file = |name| EventFile::new(self.cgroup, name);
+            Box::new([file("pids.events"), file("pids.events.local")])
+        });
+        // After a kill that came while the files were being made, which
+        // `css_killed` then did not find.
+        if !self.killed.load(Ordering::Acquire) {
+            files[file].changed(fx);
         }
     }
 }
@@ -246,16 +269,19 @@ impl Controller for Pids {
             subtree_max: AtomicU64::new(0),
             local_max: AtomicU64::new(0),
             local_forkfail: AtomicU64::new(0),
-            events: EventFile::new(new.cgroup, "pids.events"),
-            events_local: EventFile::new(new.cgroup, "pids.events.local"),
+            files: OnceBox::new(),
+            killed: AtomicBool::new(false),
+            cgroup: new.cgroup,
             local_events: self.local_events,
         }))
     }
 
     fn css_killed(&self, css: &Css, _fx: &mut Effects) {
         if let Some(pids) = state(css) {
-            pids.events.remove();
-            pids.events_local.remove();
+            pids.killed.store(true, Ordering::Release);
+            for file in pids.files.get().into_iter().flatten() {
+                file.remove();
+            }
         }
     }
 

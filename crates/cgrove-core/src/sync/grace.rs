@@ -21,6 +21,7 @@ use super::{AtomicU64, Ordering, fence};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::Cell;
+use core::num::NonZeroU64;
 
 /// No section open. Epochs start above it.
 const IDLE: u64 = 0;
@@ -32,7 +33,7 @@ struct Slot(AtomicU64);
 
 /// The moment a grace period began; see [`Grace::elapsed`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticket(u64);
+pub(crate) struct Ticket(NonZeroU64);
 
 #[derive(Debug)]
 pub(crate) struct Grace {
@@ -56,7 +57,8 @@ impl Grace {
 
     /// Begins a grace period. Sections opened before this call are waited for.
     pub(crate) fn start(&self) -> Ticket {
-        Ticket(self.epoch.fetch_add(1, Ordering::AcqRel) + 1)
+        let now = self.epoch.fetch_add(1, Ordering::AcqRel);
+        Ticket(NonZeroU64::MIN.saturating_add(now))
     }
 
     /// Whether every section that was open at `ticket` has closed.
@@ -65,7 +67,7 @@ impl Grace {
         fence(Ordering::SeqCst);
         self.slots.lock().iter().all(|slot| {
             let since = slot.0.load(Ordering::Acquire);
-            since == IDLE || since >= ticket.0
+            since == IDLE || since >= ticket.0.get()
         })
     }
 

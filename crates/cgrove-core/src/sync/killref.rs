@@ -24,7 +24,6 @@ use super::lock::Leaf;
 use super::mutant::{Mutant, Mutation};
 use super::{AtomicU32, AtomicU64, Ordering, fence, invariant};
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use once_cell::race::OnceBox;
 
 /// Central word: the base reference has been dropped; no new online reference.
@@ -48,7 +47,7 @@ struct Shard(AtomicU64);
 #[derive(Debug)]
 pub(crate) struct KillRef {
     central: AtomicU64,
-    shards: OnceBox<Vec<Shard>>,
+    shards: OnceBox<Box<[Shard]>>,
     /// Compare-exchanges lost to other threads; a heuristic, so relaxed.
     lost: AtomicU32,
     /// Held while the mode changes, so that growing shards and killing exclude

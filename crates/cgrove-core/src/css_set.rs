@@ -142,16 +142,23 @@ impl Inner {
                 Err(seen) => refs = seen,
             }
         }
-        {
-            let mut set = self.set_lock.lock();
-            let old = cset.refs.fetch_sub(1, Ordering::AcqRel);
-            invariant!(old > 0, "put on a css_set without references");
-            if old != 1 {
-                return;
-            }
-            let csets = &mut cset.cgroup.set.get_mut(&mut set).csets;
-            csets.retain(|other| !core::ptr::eq(other.as_ptr(), Arc::as_ptr(cset)));
+        self.put_css_set_locked(cset, &mut self.set_lock.lock(), fx);
+    }
+
+    /// The same with the set lock held (`put_css_set_locked`).
+    pub(crate) fn put_css_set_locked(
+        &self,
+        cset: &Arc<CssSet>,
+        set: &mut SetGuard<'_>,
+        fx: &mut crate::Effects,
+    ) {
+        let old = cset.refs.fetch_sub(1, Ordering::AcqRel);
+        invariant!(old > 0, "put on a css_set without references");
+        if old != 1 {
+            return;
         }
+        let csets = &mut cset.cgroup.set.get_mut(set).csets;
+        csets.retain(|other| !core::ptr::eq(other.as_ptr(), Arc::as_ptr(cset)));
         for css in &cset.csses {
             self.put(css, fx);
         }

@@ -65,8 +65,7 @@ impl Hierarchy {
                 for &undo in inner.hooked.fork[..done].iter().rev() {
                     inner.controllers[undo].cancel_fork(&cset.csses[undo]);
                 }
-                cset.list.lock().reserved -= 1;
-                inner.put_css_set(&cset, fx);
+                inner.unreserve(&cset, fx);
                 return Err(errno);
             }
         }
@@ -119,7 +118,10 @@ impl Fork {
         // Odd: a kill was under way when this fork was prepared.
         let killed =
             self.kill_seq % 2 == 1 || cset.cgroup.kill_seq.load(Ordering::Acquire) != self.kill_seq;
-        if killed && !self.inner.mutation.is(Mutant::ForkIgnoresKill) {
+        if killed
+            && !self.inner.mutation.is(Mutant::ForkIgnoresKill)
+            && task.leader().advance(Stage::KILLED, Stage::empty())
+        {
             fx.push(Effect::Kill(task.leader().id));
         }
         for &ssid in &self.inner.hooked.fork {
@@ -129,8 +131,7 @@ impl Fork {
     }
 
     /// The fork failed, or its child is gone already: gives the place back
-    /// (`cgroup_cancel_fork`). Dropping does the same where nobody needs to
-    /// hear of the work that this may queue.
+    /// (`cgroup_cancel_fork`). Dropping does the same.
     pub fn cancel(mut self, fx: &mut Effects) {
         self.give_back(fx);
     }
@@ -140,15 +141,13 @@ impl Fork {
         for &ssid in self.inner.hooked.fork.iter().rev() {
             self.inner.controllers[ssid].cancel_fork(&cset.csses[ssid]);
         }
-        cset.list.lock().reserved -= 1;
-        self.inner.put_css_set(&cset, fx);
+        self.inner.unreserve(&cset, fx);
     }
 }
 
 impl Drop for Fork {
     fn drop(&mut self) {
-        // The place keeps its cgroup from being removed, so this reference is
-        // not the last on anything and no effect is lost here.
+        // No effect is lost with this list: see `unreserve`.
         let mut fx = Effects::at(crate::Time::default());
         self.give_back(&mut fx);
     }
@@ -197,6 +196,17 @@ impl Inner {
                 Ok((cset, kill_seq))
             }
         }
+    }
+
+    /// Gives a marked place back, and the reference that came with it.
+    ///
+    /// In this order and under the set lock: as long as the place is marked the
+    /// cgroup cannot be removed, so every css still has its base reference and
+    /// none of the references put here is the last one.
+    fn unreserve(&self, cset: &Arc<CssSet>, fx: &mut Effects) {
+        let mut set = self.set_lock.lock();
+        self.put_css_set_locked(cset, &mut set, fx);
+        cset.list.lock().reserved -= 1;
     }
 
     /// Turns a marked place into a linked task. A set that has tasks needs no

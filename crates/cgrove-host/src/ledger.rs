@@ -66,6 +66,8 @@ struct Unproven {
 pub struct Ledger {
     hierarchy: Hierarchy,
     group: Arc<Cgroup>,
+    /// The group's path, while it had one.
+    path: String,
     pids: Arc<PidsCss>,
     fx: Effects,
     started: Instant,
@@ -92,6 +94,7 @@ impl Ledger {
         }
         let mut ledger = Ledger {
             hierarchy,
+            path: group.path(),
             group,
             pids,
             fx,
@@ -238,7 +241,7 @@ impl Ledger {
 
     /// How often the task limit was hit, and the cgroup path that it belongs to.
     pub fn hits(&self) -> (u64, String) {
-        (self.pids.events(), self.group.path())
+        (self.pids.events(), self.path.clone())
     }
 
     /// The most tasks seen at once, and whether that is all there can have been.

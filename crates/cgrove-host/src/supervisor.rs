@@ -221,6 +221,10 @@ impl<'a> Supervisor<'a> {
         } else if filter::program(false).is_none() {
             self.without_gate(gate::why_not(Errno::EOPNOTSUPP));
         }
+        if self.options.pids_max.is_none() {
+            // Threads do not ask then.
+            self.sampler.forked();
+        }
         let add = |fd: BorrowedFd<'_>, event: Event| {
             self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, event as u64))
         };

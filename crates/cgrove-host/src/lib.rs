@@ -22,6 +22,7 @@
 pub mod accounting;
 mod conclude;
 pub mod error;
+mod events;
 pub mod filter;
 pub mod front;
 pub mod gate;

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getpid, setpgid};
@@ -22,6 +22,7 @@ use nix::unistd::{Pid, getpid, setpgid};
 use crate::accounting::Accounting;
 use crate::conclude;
 use crate::error::HostError;
+use crate::events::{self, Event, Sources};
 use crate::filter;
 use crate::gate::{self, Asked, Gate};
 use crate::kill::{self, Sweep};
@@ -39,27 +40,6 @@ use crate::wire::{FromCommand, ToFront, ToSupervisor};
 const KILL_AGAIN: Duration = Duration::from_millis(50);
 /// Descriptors that must be free for reading `/proc` and taking the listener in.
 const SPARE_FDS: usize = 4;
-
-/// Where an event came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Event {
-    /// Somebody asks at the gate, or nobody is left who could.
-    Gate,
-    /// SIGCHLD.
-    Child,
-    /// The front sent something or is gone.
-    Front,
-    /// The command reports from before its exec.
-    Launch,
-}
-
-impl Event {
-    const ALL: [Event; 4] = [Event::Gate, Event::Child, Event::Front, Event::Launch];
-
-    fn from_token(token: u64) -> Option<Event> {
-        Event::ALL.into_iter().find(|event| *event as u64 == token)
-    }
-}
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +81,6 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) sampler: Sampler,
     phase: Phase,
     scanner: Scanner,
-    epoll: Epoll,
     signals: SignalFd,
     front: Option<OwnedFd>,
     launch: Option<OwnedFd>,
@@ -166,7 +145,6 @@ impl<'a> Supervisor<'a> {
         mask.add(Signal::SIGCHLD);
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&mask, flags).map_err(setup)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(setup)?;
         let scanner = Scanner::open(getpid().as_raw())
             .map_err(|e| HostError::call("cannot read /proc", e))?;
         let ledger = Ledger::new(&options.name, options.pids_max, started).map_err(|e| {
@@ -194,7 +172,6 @@ impl<'a> Supervisor<'a> {
             sampler: Sampler::default(),
             phase: Phase::Running { timeout: options.timeout.map(|t| started + t) },
             scanner,
-            epoll,
             signals,
             front: Some(front_copy),
             launch: Some(socket),
@@ -225,25 +202,19 @@ impl<'a> Supervisor<'a> {
             // Threads do not ask then.
             self.sampler.forked();
         }
-        let add = |fd: BorrowedFd<'_>, event: Event| {
-            self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, event as u64))
-        };
-        add(self.signals.as_fd(), Event::Child).map_err(setup)?;
-        if let Some(front) = &self.front {
-            add(front.as_fd(), Event::Front).map_err(setup)?;
-        }
-        if let Some(launch) = &self.launch {
-            add(launch.as_fd(), Event::Launch).map_err(setup)?;
-        }
         Ok(())
     }
 
     fn run(&mut self) {
-        let mut ready = [EpollEvent::empty(); 8];
         while self.phase != Phase::Over {
-            let count = match self.epoll.wait(&mut ready, self.wait_time()) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => 0,
+            let sources = Sources {
+                gate: self.gate.as_ref().map(AsFd::as_fd),
+                signals: self.signals.as_fd(),
+                front: self.front.as_ref().map(AsFd::as_fd),
+                launch: self.launch.as_ref().map(AsFd::as_fd),
+            };
+            let ready = match events::wait(&sources, self.wait_time()) {
+                Ok(ready) => ready,
                 Err(errno) => {
                     self.fail(HostError::call("cannot wait for events", errno));
                     // Nothing left to wait on but the children themselves.
@@ -251,13 +222,13 @@ impl<'a> Supervisor<'a> {
                     return;
                 }
             };
-            for event in ready.iter().take(count) {
-                match Event::from_token(event.data()) {
-                    Some(Event::Gate) => self.on_gate(event.events()),
-                    Some(Event::Child) => self.on_child(),
-                    Some(Event::Front) => self.on_front(),
-                    Some(Event::Launch) => self.on_launch(),
-                    None => {}
+            for event in ready.into_iter().flatten() {
+                match event {
+                    Event::Asked => self.on_gate(),
+                    Event::GateDeserted => self.gate = None,
+                    Event::Child => self.on_child(),
+                    Event::Front => self.on_front(),
+                    Event::Launch => self.on_launch(),
                 }
             }
             self.on_time();
@@ -265,7 +236,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Until the next thing that is due, rounded up so that it is due on waking.
-    fn wait_time(&self) -> EpollTimeout {
+    fn wait_time(&self) -> PollTimeout {
         let phase = match self.phase {
             Phase::Running { timeout } => timeout,
             Phase::Terminating { until } => Some(until),
@@ -273,11 +244,11 @@ impl<'a> Supervisor<'a> {
             Phase::Over => None,
         };
         let Some(due) = phase.into_iter().chain(self.sampler.due()).min() else {
-            return EpollTimeout::NONE;
+            return PollTimeout::NONE;
         };
         let left = due.saturating_duration_since(Instant::now());
         let ms = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
-        EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::ZERO)
+        PollTimeout::try_from(ms).unwrap_or(PollTimeout::ZERO)
     }
 
     fn on_time(&mut self) {
@@ -326,7 +297,7 @@ impl<'a> Supervisor<'a> {
         let before = self.sweep.survivors().0;
         self.sweep.round(&mut self.scanner, Some(self.command));
         let now = Instant::now();
-        let again = if self.sweep.survivors().0 > before && self.gate.is_none() {
+        let again = if self.sweep.survivors().0 > before && self.backend == Backend::Reaper {
             // Without a gate they may have forked meanwhile.
             now
         } else {
@@ -402,7 +373,6 @@ impl<'a> Supervisor<'a> {
             }
             Ok(None) | Err(_) => {
                 // The front is gone: the whole tree goes with it.
-                let _ = self.epoll.delete(front.as_fd());
                 self.front = None;
                 self.kill();
             }
@@ -413,14 +383,7 @@ impl<'a> Supervisor<'a> {
         let Some(socket) = &self.launch else { return };
         match FromCommand::receive(socket.as_fd()) {
             Ok(Some(FromCommand::Listener(listener))) => {
-                let gate = Gate::new(listener);
-                let added = self
-                    .epoll
-                    .add(gate.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, Event::Gate as u64));
-                self.gate = Some(gate);
-                if let Err(errno) = added {
-                    self.fail(HostError::call("cannot watch the fork gate", errno));
-                }
+                self.gate = Some(Gate::new(listener));
             }
             Ok(Some(FromCommand::NoGate(errno))) => {
                 if self.options.needs_gate(self.caller.sigchld_ignored) {
@@ -431,7 +394,6 @@ impl<'a> Supervisor<'a> {
             }
             Ok(Some(FromCommand::ExecFailed(errno))) => self.exec_error = Some(errno),
             Ok(None) => {
-                let _ = self.epoll.delete(socket.as_fd());
                 self.launch = None;
             }
             Err(errno) => {
@@ -448,13 +410,8 @@ impl<'a> Supervisor<'a> {
         self.sampler.arm_soon();
     }
 
-    fn on_gate(&mut self, events: EpollFlags) {
+    fn on_gate(&mut self) {
         let Some(gate) = &self.gate else { return };
-        if !events.contains(EpollFlags::EPOLLIN) {
-            // Nobody is left who could ask.
-            let _ = self.epoll.delete(gate.as_fd());
-            return;
-        }
         match gate.receive() {
             Ok(Some(Asked::Fork { id, tid })) => self.on_fork(id, tid),
             Ok(Some(Asked::ChildAction { id, tid, address, layout })) => {

@@ -237,7 +237,7 @@ fn memory(program: &Path) -> bool {
     let status = fs::read_to_string(format!("/proc/{supervisor}/status")).unwrap_or_default();
     drop(child.stdin.take());
     let _ = child.wait();
-    let peak = status
+    let peak: Option<u64> = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
     let Some(kib) = peak else {

@@ -18,12 +18,15 @@ pub const FAILED: i32 = 125;
 
 /// The report of a run that the supervisor saw to its end.
 pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
-    let (reason, exit) = exit(&run);
+    let (mut reason, exit) = exit(&run);
     let gated = run.backend == Backend::Gate;
     let (killed, processes) = run.sweep.survivors();
     let processes: Vec<Survivor> = processes.to_vec();
     let (hits, place) = run.ledger.hits();
     let hits = if gated { hits } else { run.refused };
+    if hits > 0 && exit.status != 0 && matches!(reason, Reason::Exited | Reason::Signaled) {
+        reason = Reason::PidsMax;
+    }
     let (peak, peak_exact) = run.ledger.peak();
     let class = if gated { Class::Exact } else { Class::Sampled };
     let mut warnings = Vec::new();
@@ -37,7 +40,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
     let sigchld_ignored = run.caller.sigchld_ignored;
     Report {
         pid: Some(run.command),
-        backend: run.backend,
+        backend: Some(run.backend),
         backend_reason: std::mem::take(&mut run.backend_reason),
         exit,
         reason,
@@ -129,7 +132,7 @@ fn blank(options: &RunOptions) -> Report {
         name: options.name.clone(),
         command: options.command.iter().map(lossy).collect(),
         pid: None,
-        backend: Backend::Reaper,
+        backend: None,
         backend_reason: "the supervisor was killed".to_owned(),
         exit: Exit { code: None, signal: None, status: FAILED },
         reason: Reason::SupervisorKilled,

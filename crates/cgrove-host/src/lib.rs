@@ -39,6 +39,7 @@ mod sigaction;
 pub mod stdio;
 pub mod supervisor;
 pub mod sys;
+mod title;
 pub mod wire;
 
 pub use conclude::{FAILED, TIMED_OUT};

@@ -69,6 +69,9 @@ pub enum Reason {
     Exited,
     /// By a signal that cgrove did not send on its own account.
     Signaled,
+    /// It failed after the task limit had refused it forks, or had it killed
+    /// where forks cannot be refused: the likely cause, see [`PidsMax`].
+    PidsMax,
     /// The timeout.
     Timeout,
     /// It never started.
@@ -88,8 +91,8 @@ pub struct Report {
     pub command: Vec<String>,
     /// The command's pid.
     pub pid: Option<i32>,
-    /// The backend that held the tree.
-    pub backend: Backend,
+    /// The backend that held the tree; not known if the supervisor was killed.
+    pub backend: Option<Backend>,
     /// Why it was this one.
     pub backend_reason: String,
     /// How the command ended, in numbers.
@@ -250,7 +253,7 @@ impl fmt::Display for Summary<'_> {
             count(report.forks.count),
             if report.forks.count == Some(1) { "fork" } else { "forks" },
             count(report.forks.refused),
-            report.backend.name(),
+            report.backend.map_or("?", Backend::name),
         )?;
         if report.left_behind.killed > 0 {
             write!(f, ", killed {} left behind", report.left_behind.killed)?;

@@ -1,12 +1,12 @@
 //! The supervisor: one process per run that holds the tree.
 //!
 //! It is the reaper (every orphan of the tree becomes its child), the fork gate's listener and the
-//! keeper of the ledger, in one thread and one event loop. Sources become [`Event`]s, an event
+//! keeper of the ledger, in one thread and one event loop. Sources become events, an event
 //! changes the state, and what follows from the state is done at once; nothing here sleeps. It
 //! lives in a process group of its own, with every signal blocked, so that nothing a terminal or a
 //! `kill` of the caller's group does can hit it.
 //!
-//! A run goes through [`Phase`]s: running, asked to end (timeout), being killed, over. It is over
+//! A run goes through phases: running, asked to end (timeout), being killed, over. It is over
 //! when wait4 says ECHILD: every process of the tree is a descendant, and an orphan is a child, so
 //! no children means that nothing is left.
 
@@ -34,6 +34,7 @@ use crate::sampler::Sampler;
 use crate::scan::Scanner;
 use crate::sigaction;
 use crate::sys::{self, Fate, RawPid, WaitFor};
+use crate::title;
 use crate::wire::{FromCommand, ToFront, ToSupervisor};
 
 /// While killing, the tree is looked at again at least this often, in case a death went unseen.
@@ -155,6 +156,8 @@ impl<'a> Supervisor<'a> {
 
         let launch = Launch { argv: &argv, caller, gate: program.as_deref(), gate_or_nothing };
         let (command, socket) = launch::start(&launch)?;
+        // Not before the command is on its way; a refusal costs nothing but the disguise.
+        let _ = title::set(&format!("cg-reaper {}", options.name));
         let mut supervisor = Supervisor {
             options,
             caller,

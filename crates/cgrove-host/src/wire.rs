@@ -158,11 +158,11 @@ fn packet(to: BorrowedFd<'_>, kind: u8, body: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// One packet: its kind, its body and the descriptor that came with it. `None` at the end.
-fn receive<'a>(
-    from: BorrowedFd<'_>,
-    buf: &'a mut [u8],
-) -> Result<Option<(u8, &'a [u8], Option<OwnedFd>)>, Errno> {
+/// A packet: its kind, its body and the descriptor that came with it.
+type Packet<'a> = (u8, &'a [u8], Option<OwnedFd>);
+
+/// The next packet; `None` at the end.
+fn receive<'a>(from: BorrowedFd<'_>, buf: &'a mut [u8]) -> Result<Option<Packet<'a>>, Errno> {
     let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
     let mut taken = None;
     let got = {

@@ -3,6 +3,8 @@
 //! `main` is the C one: Rust's runtime would set SIGPIPE to "ignore", which the command would
 //! inherit, and would open `/dev/null` on closed standard streams so that they look open to it.
 #![cfg_attr(not(test), no_main)]
+// The test harness brings a `main` of its own, so nothing calls ours there.
+#![cfg_attr(test, allow(dead_code))]
 #![deny(unsafe_code)]
 
 mod cli;

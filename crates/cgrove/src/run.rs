@@ -2,7 +2,7 @@
 
 use cgrove_host::FAILED;
 use cgrove_host::front;
-use cgrove_host::report::{Reason, Report};
+use cgrove_host::report::{Backend, Reason, Report};
 
 use crate::cli::Run;
 use crate::json::Sink;
@@ -44,7 +44,11 @@ fn tell(run: &Run, report: &Report) {
         _ => {}
     }
     if run.verbose {
-        say::line(&format_args!("backend {}: {}", report.backend.name(), report.backend_reason));
+        say::line(&format_args!(
+            "backend {}: {}",
+            report.backend.map_or("unknown", Backend::name),
+            report.backend_reason
+        ));
         for survivor in &report.left_behind.processes {
             say::line(&format_args!(
                 "left behind: {} {}",

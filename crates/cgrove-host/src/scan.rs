@@ -104,7 +104,7 @@ impl Scanner {
         Census { tasks: pass.tasks, complete: false }
     }
 
-    /// Passes until one is complete, or the union of [`MAX_PASSES`].
+    /// Passes until one is complete, or the union of a few.
     pub fn census(&mut self) -> Census {
         let mut before = self.pass();
         let mut union: Vec<Seen> = Vec::new();

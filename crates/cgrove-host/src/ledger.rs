@@ -184,8 +184,8 @@ impl Ledger {
             let gone: Vec<RawPid> =
                 self.known.keys().copied().filter(|tid| census.get(*tid).is_none()).collect();
             gone.into_iter().for_each(|tid| self.forget(tid));
+            self.saw(census.tasks.len() as u64);
         }
-        self.saw(census.tasks.len() as u64);
         self.perform();
         self.census_time += begun.elapsed();
         census

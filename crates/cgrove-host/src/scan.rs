@@ -20,8 +20,8 @@
 //! repeats for p, up to a child of the root. But the root's list is read first, and the root (the
 //! caller) reaps nobody meanwhile, so a child of the root is always seen.
 //!
-//! If the tree churns too much for that, the census is the union of all passes, marked incomplete:
-//! good for finding tasks, no proof that one is gone.
+//! If the tree churns too much for that, the census is marked incomplete: good for finding tasks, no
+//! proof that one is gone.
 
 use std::collections::HashMap;
 
@@ -30,7 +30,7 @@ use nix::errno::Errno;
 use crate::procfs::{Proc, Stat};
 use crate::sys::{self, RawPid};
 
-/// How often a pass is repeated before the union of all is all there is.
+/// How many passes may be made before an incomplete census has to do.
 const MAX_PASSES: usize = 6;
 
 /// A task that a pass found.
@@ -104,21 +104,16 @@ impl Scanner {
         Census { tasks: pass.tasks, complete: false }
     }
 
-    /// Passes until one is complete, or the union of a few.
+    /// Passes until one is complete; after a few, the last one, marked incomplete.
     pub fn census(&mut self) -> Census {
         let mut before = self.pass();
-        let mut union: Vec<Seen> = Vec::new();
         for _ in 1..MAX_PASSES {
             let pass = self.pass();
             if pass.confirms(&before) {
                 return Census { tasks: pass.tasks, complete: true };
             }
-            union.append(&mut before.tasks);
             before = pass;
         }
-        // The newest sighting of a task comes first and so survives the dedup.
-        before.tasks.append(&mut union);
-        sort(&mut before.tasks);
         Census { tasks: before.tasks, complete: false }
     }
 

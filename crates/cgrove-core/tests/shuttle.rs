@@ -1,0 +1,180 @@
+//! Random operations on several threads, in thousands of random schedules.
+//!
+//! Protects the teardown protocol as a whole, where loom protects its hard
+//! spots: creation, removal, fork in two steps, every step of a task's death,
+//! `cgroup.kill`, readers and queue pumps run against each other over a small
+//! tree. A checking controller and a model of the tasks (`common/checker.rs`)
+//! assert the invariants:
+//!
+//! * I1: no `css_offline` above a task that has not switched out for good;
+//! * I2: a child goes offline before its parent;
+//! * I3: every dying css is finished, once: offline, released, freed;
+//! * I4: removal waits for nobody: no test here pumps or steps a task to make
+//!   `remove` return, and a wait would show as a deadlock;
+//! * I5: removal succeeds once no task is visible and no child left (checked
+//!   when the threads are done; `tests/proptest.rs` checks it at every step);
+//! * I6: one css per cgroup and controller;
+//! * I7: dying counters are up when `remove` returns, all are zero at the end;
+//! * I8: no `css_offline` under a reader that has an online reference;
+//! * I9: a dying css gains no population.
+//!
+//! I10 is about the freezer, which is not built.
+//!
+//! Each wrong protocol listed in [`MUTANTS`] must be caught as well. Those that
+//! leave out a fence are not among them: shuttle is sequentially consistent and
+//! cannot see a fence. `tests/loom.rs` can, and it also catches the kill that
+//! does not pin its css, for which a whole death must fit between two steps.
+//!
+//!     RUSTFLAGS="--cfg shuttle" cargo test -p cgrove-core --release --test shuttle
+//!
+//! `CGROVE_SEED` chooses the schedules and `CGROVE_SCHEDULES` how many there
+//! are (the default number also ends after [`PATIENCE`]). A failure prints the
+//! values that replay it; the outcome depends on nothing else.
+
+#![cfg(shuttle)]
+
+#[path = "common/checker.rs"]
+mod checker;
+#[path = "common/world.rs"]
+mod world;
+
+use cgrove_core::*;
+use shuttle::scheduler::{PctScheduler, RandomScheduler};
+use shuttle::{Config, FailurePersistence, Runner, thread};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use world::{Choice, World};
+
+const SEED: u64 = 0x0c62_0fe5;
+const SCHEDULES: u64 = 100_000;
+/// A run whose number of schedules was not asked for ends after this time.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Schedules that share a seed, and so are replayed together.
+const BATCH: u64 = 100;
+const THREADS: usize = 3;
+const OPERATIONS: usize = 16;
+
+/// One execution: a tree with tasks at every stage, threads that work on it,
+/// and the end of everything.
+fn model(mutant: Option<Mutant>, seed: u64) {
+    let mut choice = Choice(seed);
+    let world = Arc::new(World::new(mutant));
+    let root = world.h.root().clone();
+    let reader = world.h.register_reader();
+    world.create(&root, "a");
+    let top = world.h.child(&root, "a").unwrap();
+    world.create(&top, "a");
+    world.create(&top, "b");
+    for cgroup in world.cgroups.lock().unwrap().clone() {
+        if let Some((fork, id)) = world.fork_from_cgroup(&cgroup) {
+            world.publish(fork, id, Membership::Process);
+        }
+    }
+    for _ in 0..choice.below(7) {
+        let token = world.take(&mut choice, |_| true).unwrap();
+        world.step(token, &mut choice, &reader);
+    }
+    let threads: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let world = world.clone();
+            let mut choice = Choice(choice.next());
+            thread::spawn(move || {
+                let reader = world.h.register_reader();
+                for _ in 0..OPERATIONS {
+                    world.operate(&mut choice, &reader);
+                }
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    world.finish(&mut choice);
+}
+
+/// All schedules of one seed: a random walk or, for odd seeds, PCT.
+fn batch(mutant: Option<Mutant>, seed: u64, schedules: u64) {
+    let mut config = Config::new();
+    config.failure_persistence = FailurePersistence::None;
+    config.silence_warnings = true;
+    config.stack_size = 0x4_0000;
+    let count = AtomicU64::new(0);
+    let execution = move || {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        model(mutant, seed.wrapping_mul(0x2545_f491_4f6c_dd1d).wrapping_add(number));
+    };
+    if seed.is_multiple_of(2) {
+        let scheduler = RandomScheduler::new_from_seed(seed, schedules as usize);
+        Runner::new(scheduler, config).run(execution);
+    } else {
+        let scheduler = PctScheduler::new_from_seed(seed, 4, schedules as usize);
+        Runner::new(scheduler, config).run(execution);
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is a number, not {value:?}")))
+}
+
+fn explore(mutant: Option<Mutant>) {
+    let first = number("CGROVE_SEED").unwrap_or(SEED);
+    let asked = number("CGROVE_SCHEDULES");
+    let wanted = asked.unwrap_or(SCHEDULES);
+    println!("seed {first}, {wanted} schedules");
+    let started = Instant::now();
+    let mut done = 0;
+    while done < wanted && (asked.is_some() || started.elapsed() < PATIENCE) {
+        let seed = first.wrapping_add(done / BATCH);
+        let now = BATCH.min(wanted - done);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| batch(mutant, seed, now))) {
+            eprintln!("replay with CGROVE_SEED={seed} CGROVE_SCHEDULES={now}");
+            resume_unwind(panic);
+        }
+        done += now;
+    }
+    println!("{done} schedules in {:.1} s", started.elapsed().as_secs_f64());
+}
+
+#[test]
+fn random_operations_keep_the_invariants() {
+    explore(None);
+}
+
+/// The wrong protocols that random interleavings show.
+const MUTANTS: [Mutant; 6] = [
+    Mutant::ParentFirst,
+    Mutant::KillTwice,
+    Mutant::WalkerTestsRef,
+    Mutant::ForkIgnoresKill,
+    Mutant::KillBumpsOnce,
+    Mutant::NoGrace,
+];
+
+/// Names the mutant that a child process runs with.
+const CHOICE: &str = "CGROVE_MUTANT";
+
+/// Each in a process of its own, this binary again: a protocol broken half-way
+/// through may panic while it unwinds, which ends the process.
+#[test]
+fn mutants_are_caught() {
+    if let Ok(chosen) = std::env::var(CHOICE) {
+        let mutant = MUTANTS.iter().find(|mutant| format!("{mutant:?}") == chosen);
+        return explore(Some(*mutant.expect("one of the mutants")));
+    }
+    for mutant in MUTANTS {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "mutants_are_caught", "--nocapture"])
+            .env(CHOICE, format!("{mutant:?}"))
+            .env("RUST_BACKTRACE", "0")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stderr);
+        assert!(!child.status.success(), "mutant {mutant:?} was not caught");
+        let why = said.lines().skip_while(|line| !line.contains("panicked at")).nth(1);
+        println!("mutant {mutant:?}: caught: {}", why.expect("a panic says why"));
+    }
+}

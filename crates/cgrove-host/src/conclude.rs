@@ -27,7 +27,8 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
     if hits > 0 && exit.status != 0 && matches!(reason, Reason::Exited | Reason::Signaled) {
         reason = Reason::PidsMax;
     }
-    let (peak, peak_exact) = run.ledger.peak();
+    let (peak, at_most) = run.ledger.peak();
+    let every_task_asks = gated && run.options.pids_max.is_some();
     let class = if gated { Class::Exact } else { Class::Sampled };
     let mut warnings = Vec::new();
     if !gated {
@@ -49,11 +50,8 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         cpu: run.accounting.finish(),
         tasks: Tasks {
             peak: Some(peak),
-            class: if gated && peak_exact && run.options.pids_max.is_some() {
-                Class::Exact
-            } else {
-                Class::Sampled
-            },
+            at_most: every_task_asks.then_some(at_most),
+            class: if every_task_asks && peak == at_most { Class::Exact } else { Class::Sampled },
         },
         forks: Forks {
             count: Some(if gated { run.ledger.forks() } else { run.sampler.processes_found() }),
@@ -144,7 +142,7 @@ fn blank(options: &RunOptions) -> Report {
         pids_max: PidsMax { hits: None, place: None },
         wall_ns: 0,
         cpu: Cpu { user_ns: 0, system_ns: 0, class: Class::Unknown, note: None },
-        tasks: Tasks { peak: None, class: Class::Unknown },
+        tasks: Tasks { peak: None, at_most: None, class: Class::Unknown },
         forks: Forks { count: None, refused: None, class: Class::Unknown },
         left_behind: LeftBehind {
             killed: 0,

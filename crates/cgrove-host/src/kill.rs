@@ -49,6 +49,28 @@ impl Sweep {
         }
     }
 
+    /// The reaper backend's way to hold a task limit: kills the newest processes until `excess`
+    /// tasks are gone. They are no survivors of the command. Returns how many it killed.
+    pub fn newest(&mut self, scanner: &mut Scanner, census: &Census, excess: u64) -> u64 {
+        let mut newest: Vec<&Seen> = census.live_processes().collect();
+        newest.sort_by_key(|seen| std::cmp::Reverse((seen.stat.map(|stat| stat.start), seen.tid)));
+        let (mut freed, mut killed) = (0, 0);
+        for seen in newest {
+            if freed >= excess {
+                break;
+            }
+            if self.dying.contains(&seen.tid) {
+                // Room that an earlier look has made already.
+                freed += seen.stat.map_or(1, |stat| stat.threads.max(1));
+            } else if signal(scanner, seen, libc::SIGKILL).is_ok() {
+                self.dying.insert(seen.tid);
+                freed += seen.stat.map_or(1, |stat| stat.threads.max(1));
+                killed += 1;
+            }
+        }
+        killed
+    }
+
     /// A killed process was collected. Returns whether that was the last one in flight, so that
     /// another round is due.
     pub fn collected(&mut self, pid: RawPid) -> bool {
@@ -91,22 +113,4 @@ fn signal(scanner: &mut Scanner, seen: &Seen, number: i32) -> Result<(), Errno> 
         Err(_) if scanner.contains(seen.tid) => sys::kill(seen.tid, number),
         Err(errno) => Err(errno),
     }
-}
-
-/// The reaper backend's way to hold a task limit: kills the newest processes until `excess` tasks
-/// are gone. Returns how many processes it killed.
-pub fn newest(scanner: &mut Scanner, census: &Census, excess: u64) -> u64 {
-    let mut newest: Vec<&Seen> = census.live_processes().collect();
-    newest.sort_by_key(|seen| std::cmp::Reverse((seen.stat.map(|stat| stat.start), seen.tid)));
-    let (mut freed, mut killed) = (0, 0);
-    for seen in newest {
-        if freed >= excess {
-            break;
-        }
-        if signal(scanner, seen, libc::SIGKILL).is_ok() {
-            freed += seen.stat.map_or(1, |stat| stat.threads.max(1));
-            killed += 1;
-        }
-    }
-    killed
 }

@@ -244,9 +244,9 @@ impl Ledger {
         (self.pids.events(), self.path.clone())
     }
 
-    /// The most tasks seen at once, and whether that is all there can have been.
-    pub fn peak(&self) -> (u64, bool) {
-        (self.peak_seen, self.peak_seen >= self.pids.peak())
+    /// The most tasks seen at once, and the most that there can have been.
+    pub fn peak(&self) -> (u64, u64) {
+        (self.peak_seen, self.pids.peak().max(self.peak_seen))
     }
 
     /// The tree is empty: retires everyone, removes the group and runs its teardown to the end.

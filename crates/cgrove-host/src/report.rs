@@ -167,8 +167,11 @@ pub struct Cpu {
 /// Tasks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Tasks {
-    /// The most at one time.
+    /// The most that were seen at one time.
     pub peak: Option<u64>,
+    /// There were never more than this: the most places taken at one time, those of forks whose
+    /// child nobody had seen yet included. Not known where tasks are made without asking.
+    pub at_most: Option<u64>,
     /// How far to trust it: a `sampled` peak was seen, and more may have gone unseen.
     pub class: Class,
 }

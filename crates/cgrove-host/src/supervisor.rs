@@ -479,7 +479,8 @@ impl<'a> Supervisor<'a> {
             self.accounting.sample(&census);
         }
         if self.backend == Backend::Reaper && self.ledger.excess() > 0 {
-            self.refused += kill::newest(&mut self.scanner, &census, self.ledger.excess());
+            let excess = self.ledger.excess();
+            self.refused += self.sweep.newest(&mut self.scanner, &census, excess);
         }
         let always = self.backend == Backend::Reaper || self.accounting.is_sampled();
         let threads_unseen = self.options.pids_max.is_none();

@@ -1,0 +1,405 @@
+/* What the tests let run under cgrove: small programs that do one odd thing each.
+ *
+ *     acts WHAT MARK [ARG]
+ *
+ * MARK is never read: it makes the process recognisable in /proc by whoever started it, whatever
+ * the program does to its environment, its session or its parents. Processes that are to stay wait
+ * in pause(). Everything is said on standard output, a line at a time.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h> /* CLONE_CLEAR_SIGHAND, struct clone_args */
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static void fail(const char *what) {
+    fprintf(stderr, "acts: %s: %s\n", what, strerror(errno));
+    _exit(90);
+}
+
+static void stay(void) {
+    for (;;) pause();
+}
+
+/* Uses this much CPU time of the calling process. */
+static void burn(long ms) {
+    struct timespec now;
+    do {
+        for (volatile int i = 0; i < 10000; i++) {}
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+    } while (now.tv_sec * 1000 + now.tv_nsec / 1000000 < ms);
+}
+
+static pid_t must_fork(void) {
+    pid_t pid = fork();
+    if (pid < 0) fail("fork");
+    return pid;
+}
+
+static void must_pipe(int ends[2]) {
+    if (pipe(ends)) fail("pipe");
+}
+
+/* Blocks until the other end was written to. */
+static void await(int fd) {
+    char byte;
+    if (read(fd, &byte, 1) != 1) fail("the other side went away");
+}
+
+static void tell(int fd) {
+    if (write(fd, "", 1) != 1) fail("write");
+}
+
+/* Forks twice, leaves the session, forgets its environment and works on. */
+static int act_daemon(long ms) {
+    int ends[2];
+    must_pipe(ends);
+    if (must_fork() == 0) {
+        setsid();
+        if (must_fork() != 0) _exit(0);
+        clearenv();
+        if (chdir("/")) fail("chdir");
+        for (int fd = 0; fd < 256; fd++)
+            if (fd != ends[1]) close(fd);
+        burn(ms);
+        tell(ends[1]);
+        close(ends[1]);
+        stay();
+    }
+    await(ends[0]);
+    return 0;
+}
+
+/* Every process forks as often as it can, and none ends. */
+static int act_bomb(void) {
+    int said = 0;
+    for (;;) {
+        pid_t pid = fork();
+        if (pid < 0 && !said) {
+            char line[40];
+            int len = snprintf(line, sizeof line, "refused %d\n", errno);
+            if (write(1, line, len) != len) _exit(91);
+            said = 1;
+        }
+    }
+}
+
+/* A bomb whose children end. Counts from inside how many lived at once. */
+static int act_churn(long forks) {
+    struct shared { atomic_long live, most; } *shared =
+        mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) fail("mmap");
+    long refused = 0, done = 0;
+    shared->live = 1;
+    while (done < forks) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            long live = atomic_fetch_add(&shared->live, 1) + 1, most = shared->most;
+            while (live > most && !atomic_compare_exchange_weak(&shared->most, &most, live)) {}
+            atomic_fetch_sub(&shared->live, 1);
+            _exit(0);
+        }
+        if (pid > 0) done++;
+        else if (errno == EAGAIN) { refused++; while (waitpid(-1, NULL, 0) > 0 && refused % 2) {} }
+        else fail("fork");
+    }
+    while (waitpid(-1, NULL, 0) > 0) {}
+    printf("forks %ld refused %ld most %ld\n", done, refused, shared->most);
+    return 0;
+}
+
+/* Fills the group to its limit, then again and again makes room for one and takes it at once. */
+static int act_fill(long rounds) {
+    static pid_t children[100000];
+    long count = 0;
+    for (;;) {
+        pid_t pid = fork();
+        if (pid == 0) stay();
+        if (pid < 0) break;
+        children[count++] = pid;
+    }
+    int why = errno;
+    long early = 0;
+    for (long i = 0; i < rounds && count > 0; i++) {
+        pid_t *child = &children[i % count];
+        kill(*child, SIGKILL);
+        if (waitpid(*child, NULL, 0) != *child) fail("waitpid");
+        *child = fork();
+        if (*child == 0) stay();
+        if (*child < 0) { early = i + 1; break; }
+    }
+    printf("children %ld errno %d refused-too-early %ld\n", count, why, early);
+    fflush(stdout);
+    for (long i = 0; i < count; i++)
+        if (children[i] > 0) kill(children[i], SIGKILL);
+    return 0;
+}
+
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+
+static void *wait_at_gate(void *arg) {
+    pthread_mutex_lock(&gate);
+    pthread_mutex_unlock(&gate);
+    return arg;
+}
+
+/* Makes n threads that live at the same time. */
+static int act_threads(long n) {
+    pthread_t *threads = calloc(n, sizeof *threads);
+    pthread_attr_t small;
+    pthread_attr_init(&small);
+    pthread_attr_setstacksize(&small, 64 * 1024);
+    pthread_mutex_lock(&gate);
+    long made = 0;
+    int error = 0;
+    while (made < n && !(error = pthread_create(&threads[made], &small, wait_at_gate, NULL))) made++;
+    printf("threads %ld errno %d\n", made, error);
+    fflush(stdout);
+    pthread_mutex_unlock(&gate);
+    for (long i = 0; i < made; i++) pthread_join(threads[i], NULL);
+    return 0;
+}
+
+static int finish(pid_t pid) {
+    int status;
+    if (waitpid(pid, &status, __WALL) != pid) fail("waitpid");
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int act_vfork(long n) {
+    for (long i = 0; i < n; i++) {
+        pid_t pid = vfork();
+        if (pid < 0) fail("vfork");
+        if (pid == 0) {
+            execl("/bin/true", "true", (char *)NULL);
+            _exit(92);
+        }
+        if (finish(pid)) return 1;
+    }
+    return 0;
+}
+
+static int act_spawn(long n) {
+    char *argv[] = { "true", NULL };
+    for (long i = 0; i < n; i++) {
+        pid_t pid;
+        int error = posix_spawn(&pid, "/bin/true", NULL, NULL, argv, environ);
+        if (error) { errno = error; fail("posix_spawn"); }
+        if (finish(pid)) return 1;
+    }
+    return 0;
+}
+
+/* clone3 with flags that clone(2) cannot carry, and with a size the kernel does not know. */
+static int act_clone3(void) {
+    struct clone_args args;
+    memset(&args, 0, sizeof args);
+    args.flags = CLONE_CLEAR_SIGHAND;
+    args.exit_signal = SIGCHLD;
+    long pid = syscall(SYS_clone3, &args, sizeof args);
+    if (pid == 0) _exit(0);
+    if (pid > 0) printf("clone3 child %d\n", finish(pid));
+    else printf("clone3 errno %d\n", errno);
+    long odd = syscall(SYS_clone3, &args, (size_t)3);
+    printf("odd %ld errno %d\n", odd, errno);
+    pid_t plain = must_fork();
+    if (plain == 0) _exit(0);
+    return finish(plain);
+}
+
+/* A child that is a sibling: it belongs to our parent at once. */
+static int act_clone_parent(long ms) {
+    int ends[2];
+    must_pipe(ends);
+    long pid = syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+    if (pid < 0) fail("clone");
+    if (pid == 0) {
+        burn(ms);
+        tell(ends[1]);
+        _exit(0);
+    }
+    await(ends[0]);
+    printf("wait errno %d\n", waitpid(pid, NULL, 0) < 0 ? errno : 0);
+    return 0;
+}
+
+/* Never waits for its child, which uses some time. */
+static int act_ignore_sigchld(long ms) {
+    signal(SIGCHLD, SIG_IGN);
+    if (must_fork() == 0) {
+        burn(ms);
+        _exit(0);
+    }
+    while (wait(NULL) > 0 || errno != ECHILD) {}
+    return 0;
+}
+
+/* Takes in the orphans of its own tree, and leaves one behind. */
+static int act_subreaper(void) {
+    int ends[2], gone[2];
+    must_pipe(ends);
+    must_pipe(gone);
+    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) fail("prctl");
+    pid_t me = getpid();
+    pid_t middle = must_fork();
+    if (middle == 0) {
+        if (must_fork() == 0) {
+            await(gone[0]);
+            /* The orphan says whose child it is now. */
+            char mine = getppid() == me;
+            if (write(ends[1], &mine, 1) != 1) _exit(93);
+            stay();
+        }
+        _exit(0);
+    }
+    finish(middle);
+    tell(gone[1]);
+    char mine;
+    if (read(ends[0], &mine, 1) != 1) fail("read");
+    printf("orphan is %s\n", mine ? "mine" : "another's");
+    return 0;
+}
+
+/* Forks until a pid comes back. */
+static int act_pid_reuse(void) {
+    pid_t first = must_fork();
+    if (first == 0) _exit(0);
+    finish(first);
+    for (long i = 1; ; i++) {
+        pid_t pid = must_fork();
+        if (pid == 0) _exit(0);
+        finish(pid);
+        if (pid == first) {
+            printf("came back after %ld\n", i);
+            return 0;
+        }
+    }
+}
+
+/* Leaves n children that wait, all of them deaf to the polite signals. */
+static int act_leave(long n) {
+    for (long i = 0; i < n; i++) {
+        if (must_fork() == 0) {
+            for (int sig = 1; sig < 32; sig++) signal(sig, SIG_IGN);
+            stay();
+        }
+    }
+    return 0;
+}
+
+static volatile sig_atomic_t got;
+
+static void note(int sig) { got = sig; }
+
+/* Says which signals arrive, until SIGTERM, which ends it with 3. */
+static int act_signals(void) {
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, &before);
+    struct sigaction action = { .sa_handler = note };
+    sigfillset(&action.sa_mask);
+    for (int sig = 1; sig <= SIGRTMAX; sig++)
+        if (sig != SIGKILL && sig != SIGSTOP && sig != SIGTSTP && sig != SIGCHLD)
+            sigaction(sig, &action, NULL);
+    printf("ready\n");
+    fflush(stdout);
+    for (;;) {
+        sigset_t none;
+        sigemptyset(&none);
+        sigsuspend(&none);
+        printf("got %d\n", got);
+        fflush(stdout);
+        if (got == SIGTERM) return 3;
+    }
+}
+
+static int act_stubborn(void) {
+    for (int sig = 1; sig < 32; sig++) signal(sig, SIG_IGN);
+    printf("ready\n");
+    fflush(stdout);
+    stay();
+    return 0;
+}
+
+/* Which descriptors are open, and what exec handed down of signals. */
+static int act_inherited(void) {
+    for (int fd = 0; fd < 1024; fd++)
+        if (fcntl(fd, F_GETFD) >= 0) printf("fd %d\n", fd);
+    sigset_t mask;
+    sigprocmask(SIG_BLOCK, NULL, &mask);
+    for (int sig = 1; sig <= SIGRTMAX; sig++) {
+        struct sigaction action;
+        if (sigismember(&mask, sig)) printf("blocked %d\n", sig);
+        if (!sigaction(sig, NULL, &action) && action.sa_handler == SIG_IGN)
+            printf("ignored %d\n", sig);
+    }
+    printf("group %s session %s\n", getpgrp() == getpid() ? "own" : "caller's",
+           getsid(0) == getpid() ? "own" : "caller's");
+    return 0;
+}
+
+/* A tree that never stops changing: forks, threads, daemons, execs. */
+static void *thread_of_load(void *arg) { return arg; }
+
+static int act_load(const char *self, const char *mark) {
+    for (unsigned i = 0; ; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            pthread_t t;
+            if (i % 3 == 0 && !pthread_create(&t, NULL, thread_of_load, NULL)) pthread_join(t, NULL);
+            if (i % 5 == 0 && fork() == 0) { setsid(); execl(self, self, "sleep", mark, (char *)NULL); }
+            if (i % 4 == 0) execl("/bin/true", "true", (char *)NULL);
+            _exit(0);
+        }
+        if (i % 2) while (waitpid(-1, NULL, WNOHANG) > 0) {}
+        if (i == 20) { printf("ready\n"); fflush(stdout); }
+        if (i > 20 && i % 64 == 0) {
+            struct timespec breath = { 0, 1000000 };
+            nanosleep(&breath, NULL);
+        }
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc < 3) return 64;
+    const char *what = argv[1];
+    long n = argc > 3 ? atol(argv[3]) : 0;
+    if (!strcmp(what, "exit")) return n;
+    if (!strcmp(what, "burn")) return burn(n), 0;
+    if (!strcmp(what, "sleep")) stay();
+    if (!strcmp(what, "die")) return raise(n), stay(), 0;
+    if (!strcmp(what, "daemon")) return act_daemon(n);
+    if (!strcmp(what, "bomb")) return act_bomb();
+    if (!strcmp(what, "churn")) return act_churn(n);
+    if (!strcmp(what, "fill")) return act_fill(n);
+    if (!strcmp(what, "threads")) return act_threads(n);
+    if (!strcmp(what, "vfork")) return act_vfork(n);
+    if (!strcmp(what, "spawn")) return act_spawn(n);
+    if (!strcmp(what, "clone3")) return act_clone3();
+    if (!strcmp(what, "clone-parent")) return act_clone_parent(n);
+    if (!strcmp(what, "ignore-sigchld")) return act_ignore_sigchld(n);
+    if (!strcmp(what, "subreaper")) return act_subreaper();
+    if (!strcmp(what, "pid-reuse")) return act_pid_reuse();
+    if (!strcmp(what, "leave")) return act_leave(n);
+    if (!strcmp(what, "signals")) return act_signals();
+    if (!strcmp(what, "stubborn")) return act_stubborn();
+    if (!strcmp(what, "inherited")) return act_inherited();
+    if (!strcmp(what, "load")) return act_load(argv[0], argv[2]);
+    return 64;
+}

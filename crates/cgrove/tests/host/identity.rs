@@ -1,0 +1,85 @@
+//! Nobody leaves the group, and everybody's time is counted.
+
+use cgrove_host::report::{Class, Reason};
+
+use crate::kit::{Place, run};
+
+crate::tests![
+    a_daemon_with_an_empty_environment,
+    a_sibling_made_by_clone_parent,
+    a_program_that_never_waits,
+    a_program_that_adopts_orphans,
+    time_of_exited_children_is_counted,
+    a_run_inside_a_run,
+];
+
+const MS: u64 = 1_000_000;
+
+fn a_daemon_with_an_empty_environment(place: Place) {
+    let report = run(place).acts("daemon", 300).end().report();
+    assert_eq!((report.exit.status, report.reason), (0, Reason::Exited));
+    assert_eq!(report.left_behind.killed, 1);
+    assert_eq!(report.left_behind.processes[0].cmdline[1], "daemon");
+    assert_eq!(report.cpu.class, Class::Exact);
+    let cpu = (report.cpu.user_ns + report.cpu.system_ns) / MS;
+    assert!((300..2000).contains(&cpu), "the daemon used 300 ms, counted: {cpu}");
+}
+
+fn a_sibling_made_by_clone_parent(place: Place) {
+    let ended = run(place).options(&["--pids-max", "2"]).acts("clone-parent", 150).end();
+    let report = ended.report();
+    // The parent cannot wait for it: ECHILD. The supervisor did.
+    assert_eq!(ended.out, "wait errno 10\n");
+    assert_eq!((report.forks.count, report.forks.refused), (Some(1), Some(0)));
+    let cpu = (report.cpu.user_ns + report.cpu.system_ns) / MS;
+    assert!((150..2000).contains(&cpu), "the sibling used 150 ms, counted: {cpu}");
+}
+
+/// The kernel throws such children's time away. It is sampled, and labelled so.
+fn a_program_that_never_waits(place: Place) {
+    let report = run(place).acts("ignore-sigchld", 500).end().report();
+    assert_eq!(report.cpu.class, Class::Sampled);
+    assert!(report.cpu.note.as_ref().is_some_and(|note| note.contains("SIGCHLD")), "{report:?}");
+    let cpu = (report.cpu.user_ns + report.cpu.system_ns) / MS;
+    assert!((350..2000).contains(&cpu), "the child used 500 ms, counted: {cpu}");
+}
+
+fn a_program_that_adopts_orphans(place: Place) {
+    let ended = run(place).acts("subreaper", 0).end();
+    assert_eq!(ended.out, "orphan is mine\n");
+    assert_eq!(ended.report().left_behind.killed, 1);
+}
+
+fn time_of_exited_children_is_counted(place: Place) {
+    let script = "for i in 1 2 3; do (ACTS burn MARK 100) & done; wait; ACTS burn MARK 100";
+    let report = run(place).script(script).end().report();
+    let cpu = (report.cpu.user_ns + report.cpu.system_ns) / MS;
+    assert!((400..3000).contains(&cpu), "four times 100 ms, counted: {cpu}");
+    assert_eq!(report.cpu.class, Class::Exact);
+}
+
+/// Only one listener per task is possible, so the inner run takes the reaper, and says so. Both
+/// count, and the outer one holds what the inner one starts.
+fn a_run_inside_a_run(place: Place) {
+    let cgrove = crate::kit::kit().cgrove.display().to_string();
+    let inner = format!("{cgrove} run --json - -- ACTS daemon MARK 50");
+    let ended = run(place).options(&["--pids-max", "20"]).script(&inner).end();
+    let outer = ended.report();
+    let inner: serde_json::Value = serde_json::from_str(&ended.out).expect("the inner report");
+    assert_eq!((ended.status, outer.left_behind.killed), (0, 0), "{ended:?}");
+    assert_eq!(inner["backend"], "reaper");
+    assert!(inner["backend_reason"].as_str().unwrap().contains("inside another `cgrove run`"));
+    assert_eq!(inner["left_behind"]["killed"], 1);
+    assert!(outer.forks.count.unwrap() >= 4, "front, supervisor, command, daemon: {outer:?}");
+
+    let strict = format!("{cgrove} run --require gate -- true MARK");
+    let ended = run(place).script(&strict).end();
+    assert_eq!(ended.status, 125);
+    assert!(ended.err.contains("cgrove: --require gate is not met"), "{ended:?}");
+
+    // The outer kill reaches into the inner group.
+    let inner = format!("{cgrove} run -- ACTS leave MARK 5 & sleep 0.2; ACTS sleep MARK");
+    let options = ["--timeout", "600ms", "--kill-grace", "0"];
+    let ended = run(place).options(&options).script(&inner).end();
+    assert_eq!(ended.status, 124);
+}

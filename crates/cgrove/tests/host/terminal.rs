@@ -1,0 +1,168 @@
+//! On a terminal nothing is different: job control, Ctrl-C, Ctrl-Z, the window's size.
+
+use std::process::Command;
+
+use cgrove_testkit::pty::Terminal;
+use cgrove_testkit::watch;
+
+use crate::kit::{PATIENCE, Place, kit, run};
+
+crate::tests![
+    a_shell_inside_controls_its_jobs ["bash", "setsid"],
+    cgrove_is_a_job_like_any_other ["bash", "setsid"],
+    the_window_size_reaches_the_command ["bash", "setsid", "stty"],
+    the_terminal_is_given_back ["bash", "setsid"],
+];
+
+const PROMPT: &str = "ready> ";
+
+fn shell(command: &mut Command) -> Terminal {
+    command.env("PS1", PROMPT).env("TERM", "dumb").env("HISTFILE", "");
+    let mut terminal = Terminal::start(command).expect("a terminal");
+    terminal.expect(PROMPT);
+    terminal
+}
+
+fn interactive_shell(place: Place) -> Terminal {
+    let mut bash = place.command("bash");
+    bash.args(["--norc", "--noprofile", "--noediting", "-i"]);
+    shell(&mut bash)
+}
+
+/// `cgrove run …` as a user would type it.
+fn line(place: Place, mark: &str, command: &str) -> String {
+    let _ = place;
+    let kit = kit();
+    format!(
+        "{} run --name {mark} -- {}\n",
+        kit.cgrove.display(),
+        command.replace("ACTS", &kit.acts.display().to_string()).replace("MARK", mark)
+    )
+}
+
+fn gone(mark: &str) {
+    watch::until("the run to vanish", PATIENCE, || watch::marked(mark).is_empty().then_some(()));
+}
+
+fn a_shell_inside_controls_its_jobs(place: Place) {
+    let it = run(place).options(&["--pids-max", "20"]).command(&[
+        "bash",
+        "--norc",
+        "--noprofile",
+        "--noediting",
+        "-i",
+    ]);
+    let mut terminal = shell(&mut it.build());
+    let acts = kit().acts.display();
+    terminal.send(&format!("{acts} stubborn {}\n", it.mark));
+    terminal.expect("ready\r\n");
+    // Deaf to Ctrl-Z; a plain sleep is not.
+    terminal.send("\x1c\x03");
+    let deaf = watch::marked(&it.mark);
+    let deaf = deaf.iter().find(|p| p.cmdline.iter().any(|w| w == "stubborn")).expect("it runs");
+    let _ = cgrove_host::sys::kill(deaf.pid, libc::SIGKILL);
+    terminal.expect("Killed");
+    terminal.expect(PROMPT);
+    terminal.send("sleep 1000\n");
+    terminal.expect("sleep 1000\r\n");
+    sleeping(terminal.pid(), "sleep");
+    terminal.send("\x1a");
+    terminal.expect("Stopped");
+    terminal.send("jobs; fg\n");
+    terminal.expect("sleep 1000");
+    terminal.expect("\r\nsleep 1000");
+    // Continued only after it was given the terminal.
+    sleeping(terminal.pid(), "sleep");
+    terminal.send("\x03");
+    terminal.expect(PROMPT);
+    terminal.send("exit 9\n");
+    assert_eq!(terminal.status(), Some(9));
+    gone(&it.mark);
+}
+
+/// Waits until a program of this name below `root` sleeps, so that keys reach it.
+fn sleeping(root: i32, name: &str) {
+    let sleeps = || {
+        let found = watch::below(root);
+        let it = found.iter().find(|p| p.cmdline.first().is_some_and(|word| word == name))?;
+        (it.state == 'S').then_some(())
+    };
+    watch::until("a sleeping program", PATIENCE, sleeps);
+}
+
+fn cgrove_is_a_job_like_any_other(place: Place) {
+    let mark = run(place).mark;
+    let mut terminal = interactive_shell(place);
+    // Ctrl-C ends it.
+    terminal.send(&line(place, &mark, "ACTS sleep MARK"));
+    let runs = || watch::marked(&mark).iter().any(|p| p.cmdline[1] == "sleep").then_some(());
+    watch::until("the command", PATIENCE, runs);
+    terminal.send("\x03");
+    terminal.expect(PROMPT);
+    terminal.send("echo status $?\n");
+    terminal.expect("status 130\r\n");
+    gone(&mark);
+    // Ctrl-Z stops both, fg continues both.
+    terminal.expect(PROMPT);
+    terminal.send(&line(place, &mark, "bash -c 'read line; echo \"<$line>\"; exit 8' MARK"));
+    let reads = || watch::marked(&mark).iter().any(|p| p.cmdline[0] == "bash").then_some(());
+    watch::until("the command", PATIENCE, reads);
+    terminal.send("\x1a");
+    terminal.expect("Stopped");
+    terminal.expect(PROMPT);
+    terminal.send("fg\n");
+    terminal.expect("run --name");
+    terminal.send("typed after\n");
+    terminal.expect("<typed after>");
+    terminal.expect(PROMPT);
+    terminal.send("echo status $?\n");
+    terminal.expect("status 8\r\n");
+    gone(&mark);
+    // In the background it may not read: the kernel stops it, the shell says so.
+    terminal.expect(PROMPT);
+    terminal
+        .send(&line(place, &mark, "cat MARK - &").replace("cat mark", "cat /dev/null #").as_str());
+    terminal.expect(PROMPT);
+    terminal.send("kill %1 2>/dev/null; wait\n");
+    terminal.expect(PROMPT);
+    terminal.send("exit 0\n");
+    assert_eq!(terminal.status(), Some(0));
+    gone(&mark);
+}
+
+fn the_window_size_reaches_the_command(place: Place) {
+    let script = "trap 'stty size; exit 0' WINCH; stty size; while :; do sleep 0.05; done; : MARK";
+    let it = run(place).command(&["bash", "-c", script]);
+    let mut terminal = Terminal::start(&it.build()).expect("a terminal");
+    terminal.expect("24 80\r\n");
+    let device = terminal.device();
+    let resized = Command::new("stty").args(["-F", &device, "rows", "33", "cols", "77"]).status();
+    assert!(resized.expect("stty runs").success());
+    terminal.expect("33 77\r\n");
+    assert_eq!(terminal.status(), Some(0));
+    gone(&it.mark);
+}
+
+/// A shell that died in a group of its own leaves the terminal to nobody; the caller gets it back.
+fn the_terminal_is_given_back(place: Place) {
+    let mark = run(place).mark;
+    let mut terminal = interactive_shell(place);
+    let inner = "bash --norc --noprofile --noediting -ic 'set -m; ACTS sleep MARK; true'";
+    terminal.send(&line(place, &mark, inner));
+    let sleeper = watch::until("the inner job", PATIENCE, || {
+        watch::marked(&mark).into_iter().find(|p| p.cmdline[1] == "sleep")
+    });
+    let shell = sleeper.ppid;
+    let _ = cgrove_host::sys::kill(shell, libc::SIGKILL);
+    terminal.expect("killed by SIGKILL");
+    terminal.expect(PROMPT);
+    terminal.send("cat\n");
+    terminal.expect("cat\r\n");
+    terminal.send("hello\n");
+    terminal.expect("hello\r\nhello\r\n");
+    terminal.send("\x04");
+    terminal.expect(PROMPT);
+    terminal.send("exit 5\n");
+    assert_eq!(terminal.status(), Some(5));
+    gone(&mark);
+}

@@ -30,14 +30,10 @@ fn interactive_shell(place: Place) -> Terminal {
 }
 
 /// `cgrove run …` as a user would type it.
-fn line(place: Place, mark: &str, command: &str) -> String {
-    let _ = place;
-    let kit = kit();
-    format!(
-        "{} run --name {mark} -- {}\n",
-        kit.cgrove.display(),
-        command.replace("ACTS", &kit.acts.display().to_string()).replace("MARK", mark)
-    )
+fn line(mark: &str, command: &str) -> String {
+    let (cgrove, acts) = (kit().cgrove.display(), kit().acts.display().to_string());
+    let command = command.replace("ACTS", &acts).replace("MARK", mark);
+    format!("{cgrove} run --name {mark} -- {command}\n")
 }
 
 fn gone(mark: &str) {
@@ -80,11 +76,11 @@ fn a_shell_inside_controls_its_jobs(place: Place) {
     gone(&it.mark);
 }
 
-/// Waits until a program of this name below `root` sleeps, so that keys reach it.
-fn sleeping(root: i32, name: &str) {
+/// Waits until a program whose command line begins like this below `root` sleeps, so that keys reach it.
+fn sleeping(root: i32, command: &str) {
     let sleeps = || {
         let found = watch::below(root);
-        let it = found.iter().find(|p| p.cmdline.first().is_some_and(|word| word == name))?;
+        let it = found.iter().find(|p| p.cmdline.join(" ").starts_with(command))?;
         (it.state == 'S').then_some(())
     };
     watch::until("a sleeping program", PATIENCE, sleeps);
@@ -94,7 +90,7 @@ fn cgrove_is_a_job_like_any_other(place: Place) {
     let mark = run(place).mark;
     let mut terminal = interactive_shell(place);
     // Ctrl-C ends it.
-    terminal.send(&line(place, &mark, "ACTS sleep MARK"));
+    terminal.send(&line(&mark, "ACTS sleep MARK"));
     let runs = || watch::marked(&mark).iter().any(|p| p.cmdline[1] == "sleep").then_some(());
     watch::until("the command", PATIENCE, runs);
     terminal.send("\x03");
@@ -104,7 +100,7 @@ fn cgrove_is_a_job_like_any_other(place: Place) {
     gone(&mark);
     // Ctrl-Z stops both, fg continues both.
     terminal.expect(PROMPT);
-    terminal.send(&line(place, &mark, "bash -c 'read line; echo \"<$line>\"; exit 8' MARK"));
+    terminal.send(&line(&mark, "bash -c 'read line; echo \"<$line>\"; exit 8' MARK"));
     let reads = || watch::marked(&mark).iter().any(|p| p.cmdline[0] == "bash").then_some(());
     watch::until("the command", PATIENCE, reads);
     terminal.send("\x1a");
@@ -112,18 +108,28 @@ fn cgrove_is_a_job_like_any_other(place: Place) {
     terminal.expect(PROMPT);
     terminal.send("fg\n");
     terminal.expect("run --name");
+    sleeping(terminal.pid(), "bash -c");
     terminal.send("typed after\n");
     terminal.expect("<typed after>");
     terminal.expect(PROMPT);
     terminal.send("echo status $?\n");
     terminal.expect("status 8\r\n");
     gone(&mark);
-    // In the background it may not read: the kernel stops it, the shell says so.
+    // In the background it may not read: it is stopped until it is in front again.
     terminal.expect(PROMPT);
-    terminal
-        .send(&line(place, &mark, "cat MARK - &").replace("cat mark", "cat /dev/null #").as_str());
+    terminal.send(&line(&mark, "cat").replace('\n', " &\n"));
     terminal.expect(PROMPT);
-    terminal.send("kill %1 2>/dev/null; wait\n");
+    let stopped = || watch::marked(&mark).iter().any(|front| front.state == 'T').then_some(());
+    watch::until("cgrove to stop", PATIENCE, stopped);
+    terminal.send("jobs\n");
+    terminal.expect("Stopped");
+    terminal.expect(PROMPT);
+    terminal.send("fg\n");
+    terminal.expect("run --name");
+    sleeping(terminal.pid(), "cat");
+    terminal.send("hello\n");
+    terminal.expect("hello\r\nhello\r\n");
+    terminal.send("\x04");
     terminal.expect(PROMPT);
     terminal.send("exit 0\n");
     assert_eq!(terminal.status(), Some(0));
@@ -136,9 +142,9 @@ fn the_window_size_reaches_the_command(place: Place) {
     let mut terminal = Terminal::start(&it.build()).expect("a terminal");
     terminal.expect("24 80\r\n");
     let device = terminal.device();
-    let resized = Command::new("stty").args(["-F", &device, "rows", "33", "cols", "77"]).status();
+    let resized = Command::new("stty").args(["-F", &device, "rows", "33"]).status();
     assert!(resized.expect("stty runs").success());
-    terminal.expect("33 77\r\n");
+    terminal.expect("33 80\r\n");
     assert_eq!(terminal.status(), Some(0));
     gone(&it.mark);
 }
@@ -148,7 +154,7 @@ fn the_terminal_is_given_back(place: Place) {
     let mark = run(place).mark;
     let mut terminal = interactive_shell(place);
     let inner = "bash --norc --noprofile --noediting -ic 'set -m; ACTS sleep MARK; true'";
-    terminal.send(&line(place, &mark, inner));
+    terminal.send(&line(&mark, inner));
     let sleeper = watch::until("the inner job", PATIENCE, || {
         watch::marked(&mark).into_iter().find(|p| p.cmdline[1] == "sleep")
     });

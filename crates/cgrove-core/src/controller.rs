@@ -18,7 +18,7 @@
 //! | `cancel_fork` | a later controller, or the fork itself, failed | none | no |
 //! | `fork` | after the child is linked | none | no |
 //! | `exit` | the task stops being live; still linked | none | no |
-//! | `release` | the task is reaped | none | no |
+//! | `release` | the task is reaped | the task's | no |
 
 use crate::css::Css;
 use crate::effect::Effects;

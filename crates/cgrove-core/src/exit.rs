@@ -1,8 +1,15 @@
 //! Death in its separate steps; `task.rs` says what each means.
+//!
+//! Being reaped and switching out for the last time happen on different CPUs,
+//! in either order or at once, and whichever comes second may free the task. So
+//! both are taken under the task's lock and are done, not only begun, by the
+//! time `free` takes the css_set away under the same lock.
 
+use crate::css_set::CsetTasks;
 use crate::effect::Effects;
 use crate::errno::Errno;
 use crate::hierarchy::{Hierarchy, Inner};
+use crate::sync::mutant::Mutant;
 use crate::sync::{Ordering, invariant};
 use crate::task::{Stage, Task};
 use alloc::sync::Arc;
@@ -38,11 +45,10 @@ impl Hierarchy {
     /// # Errors
     /// ESRCH if it is not exiting, or dead already.
     pub fn dead(&self, task: &Arc<Task>, fx: &mut Effects) -> Result<(), Errno> {
-        if !task.advance(Stage::DEAD, Stage::EXITING) {
-            return Err(Errno::ESRCH);
+        if self.inner.mutation.is(Mutant::DeadBeforeUnlink) {
+            task.advance(Stage::DEAD, Stage::EXITING);
         }
-        self.inner.unlink(task, fx);
-        Ok(())
+        self.inner.unlink(task, fx)
     }
 
     /// The task's parent has collected it: charges end (`cgroup_task_release`).
@@ -52,10 +58,15 @@ impl Hierarchy {
     /// ESRCH if it is not exiting, or reaped already.
     pub fn reap(&self, task: &Arc<Task>, fx: &mut Effects) -> Result<(), Errno> {
         let _ = fx;
+        let cset = task.cset.lock();
         if !task.advance(Stage::REAPED, Stage::EXITING) {
             return Err(Errno::ESRCH);
         }
-        self.inner.uncharge(task);
+        if let Some(cset) = cset.as_ref() {
+            for &ssid in &self.inner.hooked.release {
+                self.inner.controllers[ssid].release(task.id, &cset.csses[ssid]);
+            }
+        }
         Ok(())
     }
 
@@ -65,10 +76,14 @@ impl Hierarchy {
     /// # Errors
     /// ESRCH unless it is dead and reaped, or if it is freed already.
     pub fn free(&self, task: &Arc<Task>, fx: &mut Effects) -> Result<(), Errno> {
-        if !task.advance(Stage::FREED, Stage::DEAD | Stage::REAPED) {
-            return Err(Errno::ESRCH);
-        }
-        let Some(cset) = task.cset.lock().take() else { return Ok(()) };
+        let cset = {
+            let mut cset = task.cset.lock();
+            if !task.advance(Stage::FREED, Stage::DEAD | Stage::REAPED) {
+                return Err(Errno::ESRCH);
+            }
+            cset.take()
+        };
+        let Some(cset) = cset else { return Ok(()) };
         if task.is_leader() {
             cset.list.lock().dying.retain(|other| !Arc::ptr_eq(other, task));
         }
@@ -89,45 +104,41 @@ impl Hierarchy {
 }
 
 impl Inner {
-    fn uncharge(&self, task: &Task) {
-        if self.hooked.release.is_empty() {
-            return;
-        }
-        let cset = task.cset.lock();
-        if let Some(cset) = cset.as_ref() {
-            for &ssid in &self.hooked.release {
-                self.controllers[ssid].release(task.id, &cset.csses[ssid]);
-            }
-        }
-    }
-
     /// The mirror of `link`: the last task out takes the set lock first.
-    fn unlink(&self, task: &Arc<Task>, fx: &mut Effects) {
-        let keep_leader = task.is_leader() && task.group_live() > 0;
+    fn unlink(&self, task: &Arc<Task>, fx: &mut Effects) -> Result<(), Errno> {
         {
             let cset = task.cset.lock();
-            let Some(cset) = cset.as_ref() else { return };
+            let Some(cset) = cset.as_ref() else { return Err(Errno::ESRCH) };
             let mut list = cset.list.lock();
             if list.tasks.len() > 1 {
-                list.unlink(task);
-                if keep_leader {
-                    list.dying.push(Arc::clone(task));
-                }
-                return;
+                return self.take_out(task, &mut list);
             }
         }
         let set = self.set_lock.lock();
-        let Some(cset) = task.cset.lock().clone() else { return };
-        let last = {
+        let (cset, last) = {
+            let cset = task.cset.lock();
+            let Some(cset) = cset.as_ref() else { return Err(Errno::ESRCH) };
             let mut list = cset.list.lock();
-            list.unlink(task);
-            if keep_leader {
-                list.dying.push(Arc::clone(task));
-            }
-            list.tasks.is_empty()
+            self.take_out(task, &mut list)?;
+            (Arc::clone(cset), list.tasks.is_empty())
         };
         if last {
+            // The task may be freed by now. If it was the set's last user, the
+            // set still keeps its csses: they are put under the set lock.
             self.update_populated(&cset, false, &set, fx);
         }
+        Ok(())
+    }
+
+    fn take_out(&self, task: &Arc<Task>, list: &mut CsetTasks) -> Result<(), Errno> {
+        let begun = self.mutation.is(Mutant::DeadBeforeUnlink);
+        if !begun && !task.advance(Stage::DEAD, Stage::EXITING) {
+            return Err(Errno::ESRCH);
+        }
+        list.unlink(task);
+        if task.is_leader() && task.group_live() > 0 {
+            list.dying.push(Arc::clone(task));
+        }
+        Ok(())
     }
 }

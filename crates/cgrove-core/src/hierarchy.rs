@@ -199,7 +199,7 @@ impl Hierarchy {
     /// Opens a read section: `css_offline` and `css_free` of what is found
     /// inside wait until it closes (`rcu_read_lock`).
     pub fn read<'r>(&self, reader: &'r Reader) -> ReadSection<'r> {
-        reader.enter(&self.inner.grace)
+        reader.enter(&self.inner.grace, self.inner.mutation)
     }
 
     /// Drops a reference that [`Css::try_get`] or [`Css::try_get_online`] gave.
@@ -293,10 +293,12 @@ impl Drop for Inner {
         let mut tree = self.tree_lock.lock();
         let set = self.set_lock.lock();
         let mut todo = alloc::vec![CssRef::SelfOf(Arc::clone(&self.root))];
+        let mut found = Vec::new();
         while let Some(css) = todo.pop() {
             // Children of a self css are the cgroups below, dying ones too.
             todo.extend(css.tree.get(&tree).children.values().filter_map(|css| css.upgrade()));
             if let CssRef::SelfOf(cgroup) = &css {
+                found.extend(cgroup.csses().map(CssRef::Of));
                 cgroup.subsys.lock().fill(None);
                 core::mem::take(&mut cgroup.tree.get_mut(&mut tree).children);
                 for cset in cgroup.csets(&set) {
@@ -307,9 +309,13 @@ impl Drop for Inner {
                     drop(tasks);
                 }
             }
+            found.push(css);
         }
         for queue in &self.queues {
             queue.lock().clear();
         }
+        // Found from the root down. Dropped the other way, each still finds its
+        // parent held; else a deep tree would be dropped by as deep a recursion.
+        while found.pop().is_some() {}
     }
 }

@@ -15,8 +15,9 @@ pub struct Lifecycle {
     pub phase: Phase,
     /// When it entered it.
     pub since: Time,
-    /// Tasks in its subtree that are linked or not freed yet but hold it:
-    /// before [`Phase::Killed`] they delay the kill, after it the release.
+    /// Tasks in its subtree that are not dead, which delay the kill, and dead
+    /// leaders kept for their listing. Any other task that is dead but not
+    /// freed delays the release and shows in `references` only.
     pub tasks: Vec<TaskId>,
     /// References held, the base reference included.
     pub references: u64,

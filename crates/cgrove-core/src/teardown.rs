@@ -73,7 +73,8 @@ impl Hierarchy {
     }
 
     /// Runs the queues until nothing is ready. Returns how many items still
-    /// wait for readers to leave; pump again after they have.
+    /// wait for readers to leave; pump again after they have. An item that
+    /// another thread's pump has in hand is in that one's result.
     pub fn pump(&self, fx: &mut Effects) -> usize {
         loop {
             let mut ran = false;
@@ -114,8 +115,9 @@ impl Hierarchy {
 }
 
 impl Inner {
-    /// Linux's test, and nothing else: the listing that `cgroup.threads` would
-    /// print is empty and no child is online.
+    /// Linux's test: the listing that `cgroup.threads` would print is empty and
+    /// no child is online. A fork in flight counts as a task; Linux makes the
+    /// remover wait on a lock for it.
     ///
     /// It closes the sets as it passes: with no visible task there is nobody
     /// who could fork, and joining from outside takes the set lock.
@@ -268,10 +270,7 @@ impl Inner {
             ss.controller.css_offline(css, fx);
             css.clear(Flags::ONLINE);
             self.enter(css, Phase::Offline, tree, fx);
-            let slot = &mut ss.cgroup.subsys.lock()[ss.ssid];
-            if slot.as_ref().is_some_and(|at| at.id == css.id) {
-                *slot = None;
-            }
+            ss.cgroup.subsys.lock()[ss.ssid].take_if(|at| at.id == css.id);
             if let Some(parent) = &css.parent {
                 let state = parent.tree.get_mut(tree);
                 state.online_cnt -= 1;

@@ -264,6 +264,44 @@ fn a_fork_in_flight_does_not_escape_a_kill() {
     );
 }
 
+/// The parent reaps on one CPU while the task switches out on another, and
+/// whichever comes second frees. A task once read as dead by then, but was
+/// still to be unlinked: freed under that, it populated its cgroup for ever.
+#[test]
+fn whoever_takes_the_second_of_the_last_steps_may_free() {
+    fn model(mutant: Option<Mutant>) {
+        let probe = Arc::new(Probe::default());
+        let h = Hierarchy::builder()
+            .controller(probe.clone())
+            .controller(Arc::new(Pids::new()))
+            .mutant(mutant)
+            .build(Time(0));
+        let cgroup = h.create(h.root(), "a", &mut fx()).unwrap();
+        let pids = Pids::css(&cgroup).unwrap();
+        let task = hidden_task(&h, &cgroup, 1);
+        let reaper = {
+            let (h, task) = (h.clone(), task.clone());
+            loom::thread::spawn(move || {
+                h.reap(&task, &mut fx()).unwrap();
+                h.free(&task, &mut fx()).is_ok()
+            })
+        };
+        h.dead(&task, &mut fx()).unwrap();
+        let freed = h.free(&task, &mut fx()).is_ok();
+        assert!(freed != reaper.join().unwrap(), "freed once, and by somebody");
+        assert!(!cgroup.populated(), "a freed task is still linked");
+        assert_eq!(pids.current(), 0, "a freed task is still charged");
+        h.remove(&cgroup, &mut fx()).unwrap();
+        assert_all_gone(&h, &probe, 1);
+    }
+    check(
+        "whoever_takes_the_second_of_the_last_steps_may_free",
+        None,
+        model,
+        &[Mutant::DeadBeforeUnlink],
+    );
+}
+
 fn kills(mut fx: Effects) -> Vec<TaskId> {
     fx.drain()
         .filter_map(|effect| match effect {

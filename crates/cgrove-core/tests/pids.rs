@@ -97,6 +97,8 @@ fn limits_are_taken_up_to_the_kernels_and_zero_is_one() {
     assert_eq!(pids(&a).set_max(Limit::N(PID_MAX_LIMIT)), Ok(()));
     assert_eq!(pids(&a).set_max(Limit::N(PID_MAX_LIMIT + 1)), Err(Errno::EINVAL));
     assert_eq!(pids(&a).max(), Limit::N(PID_MAX_LIMIT));
+    w.spawn(&a);
+    assert!(pids(&a).fits(PID_MAX_LIMIT - 1) && !pids(&a).fits(u64::MAX), "one is there");
     assert_eq!(pids(&a).set_max(Limit::N(0)), Ok(()));
     assert_eq!(w.h.fork(ForkFrom::Cgroup(&a), &mut w.fx).unwrap_err(), Errno::EAGAIN);
 }

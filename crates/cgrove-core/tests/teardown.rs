@@ -154,3 +154,20 @@ fn a_dropped_hierarchy_frees_its_live_tree() {
     assert!(weak.0.upgrade().is_none() && weak.1.upgrade().is_none(), "a cycle was left");
     assert_eq!(Arc::strong_count(&probe), 1, "the controller is gone too");
 }
+
+/// Each cgroup holds its parent. Let go from the top, the last one takes all
+/// the others with it, one inside the other, and the stack overflows.
+#[test]
+fn a_deep_tree_is_dropped_in_little_stack() {
+    let mut w = World::new();
+    let top = w.top("top");
+    let weak = Arc::downgrade(&top);
+    let mut at = top;
+    for _ in 0..2_000 {
+        at = w.mkdir(&at, "a");
+    }
+    drop(at);
+    let dropper = std::thread::Builder::new().stack_size(0x1_0000);
+    dropper.spawn(move || drop(w)).unwrap().join().unwrap();
+    assert!(weak.upgrade().is_none());
+}

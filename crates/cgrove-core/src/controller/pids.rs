@@ -8,9 +8,9 @@
 //! The count can lie above the limit: lowering the limit and moving tasks in
 //! are never refused (`cgroup-v2.rst`, "PID Interface Files").
 //!
-//! Every level is charged before any is compared, and a refusal undoes all of
-//! them, so two forks racing for the last place may both be refused for an
-//! instant but never both admitted.
+//! Each level is charged before it is compared, and a refusal undoes all that
+//! were charged, so two forks racing for the last place may both be refused for
+//! an instant but never both admitted.
 
 use super::{Controller, CssState, Hooks, NewCss};
 use crate::cgroup::Cgroup;
@@ -171,7 +171,8 @@ impl PidsCss {
     /// above. Counts no event: for an embedder that can make room first.
     #[must_use]
     pub fn fits(&self, n: u64) -> bool {
-        self.levels().all(|css| css.current() + n <= css.limit.load(Ordering::Relaxed))
+        self.levels()
+            .all(|css| css.current().saturating_add(n) <= css.limit.load(Ordering::Relaxed))
     }
 
     /// This css and those above it, without the root.

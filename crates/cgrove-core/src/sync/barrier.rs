@@ -8,7 +8,7 @@ use super::{Ordering, fence};
 ///
 /// * the **killer** (`teardown::kill_sync`) stores DYING, calls this, then
 ///   loads the populated counters;
-/// * the **walker** (`populated::update`) stores a populated counter, calls
+/// * the **walker** (`populated::walk`) stores a populated counter, calls
 ///   this, then loads DYING.
 ///
 /// What each may conclude: of the two loads at least one sees the other side's

@@ -17,6 +17,7 @@
 //! not see the slot, the reader sees the unpublished state.
 
 use super::lock::Leaf;
+use super::mutant::{Mutant, Mutation};
 use super::{AtomicU64, Ordering, fence};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -95,12 +96,16 @@ impl Reader {
         self.shard
     }
 
-    pub(crate) fn enter(&self, grace: &Grace) -> ReadSection<'_> {
+    pub(crate) fn enter(&self, grace: &Grace, mutation: Mutation) -> ReadSection<'_> {
         let depth = self.depth.get();
         self.depth.set(depth + 1);
         if depth == 0 {
             // A stale epoch only makes this section look older than it is.
-            self.slot.0.store(grace.current(), Ordering::Relaxed);
+            // Release: it also says that this reader's last section is over, to
+            // an owner that never saw the slot idle between the two.
+            let relaxed = mutation.is(Mutant::NoReleaseOnEnter);
+            let order = if relaxed { Ordering::Relaxed } else { Ordering::Release };
+            self.slot.0.store(grace.current(), order);
             // Pairs with the fence in `Grace::elapsed`.
             fence(Ordering::SeqCst);
         }
@@ -134,10 +139,11 @@ mod tests {
     fn a_period_waits_for_sections_opened_before_it_only() {
         let grace = Grace::new();
         let (one, two) = (grace.register(), grace.register());
-        let outer = one.enter(&grace);
-        let inner = one.enter(&grace);
+        let plain = Mutation::default();
+        let outer = one.enter(&grace, plain);
+        let inner = one.enter(&grace, plain);
         let ticket = grace.start();
-        let later = two.enter(&grace);
+        let later = two.enter(&grace, plain);
         assert!(!grace.elapsed(ticket));
         drop(inner);
         assert!(!grace.elapsed(ticket), "the outer section is still open");
@@ -154,5 +160,50 @@ mod tests {
         drop(grace.register());
         let _second = grace.register();
         assert_eq!(grace.slots.lock().len(), 1);
+    }
+}
+
+/// The end of a period, under every weak-memory outcome.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::super::AtomicBool;
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    fn model(mutation: Mutation) {
+        loom::model(move || {
+            let grace = Arc::new(Grace::new());
+            let [unpublished, used] = [false, false].map(|no| Arc::new(AtomicBool::new(no)));
+            let reader = grace.register();
+            let thread = {
+                let (grace, unpublished, used) = (grace.clone(), unpublished.clone(), used.clone());
+                loom::thread::spawn(move || {
+                    let section = reader.enter(&grace, mutation);
+                    let found = !unpublished.load(Ordering::Relaxed);
+                    if found {
+                        used.store(true, Ordering::Relaxed);
+                    }
+                    drop(section);
+                    let _later = reader.enter(&grace, mutation);
+                    found
+                })
+            };
+            unpublished.store(true, Ordering::Relaxed);
+            let ticket = grace.start();
+            let seen = grace.elapsed(ticket).then(|| used.load(Ordering::Relaxed));
+            let found = thread.join().unwrap();
+            assert!(seen.is_none_or(|used| used == found), "found {found}, over with {seen:?}");
+        });
+    }
+
+    /// From the slot of a later section the owner concludes that the one it
+    /// waits for is over, without ever having seen the slot idle. What was done
+    /// in that one must be behind it all the same.
+    #[test]
+    fn a_period_ends_after_the_sections_it_waited_for_whichever_way_it_learns() {
+        model(Mutation::default());
+        let mutation = Mutation { on: Some(Mutant::NoReleaseOnEnter) };
+        let caught = catch_unwind(AssertUnwindSafe(|| model(mutation))).is_err();
+        assert!(caught, "a section opened without a release was not caught");
     }
 }

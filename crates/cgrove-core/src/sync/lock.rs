@@ -8,9 +8,10 @@
 //!
 //! Order: [`Tree`] → [`Set`] → leaves. The leaves are the mutexes that
 //! this file also hands out ([`Leaf`]): one per task (which css_set it is in),
-//! one per css_set (its task list), one per work queue and event file. A leaf
-//! of a later kind in that list may be taken inside an earlier one; nothing is
-//! ever taken inside a queue or an event file.
+//! one per css_set (its task list), and those inside which nothing is taken:
+//! per cgroup (its published csses), work queue, event file, reader list and
+//! reference count. A leaf of a later kind in that list may be taken inside an
+//! earlier one.
 
 use core::fmt;
 use core::marker::PhantomData;

@@ -29,6 +29,10 @@ pub enum Mutant {
     ParentFirst,
     /// `css_offline` does not wait for readers.
     NoGrace,
+    /// A reader opens its next section without a release.
+    NoReleaseOnEnter,
+    /// A task reads as dead before it is unlinked.
+    DeadBeforeUnlink,
 }
 
 /// Which mutant, if any, a hierarchy runs with.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 
+use crate::kill::Sweep;
 use crate::launch::exec_status;
 use crate::options::{Feature, RunOptions};
 use crate::report::{
@@ -60,6 +61,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         },
         left_behind: LeftBehind {
             killed,
+            passes: run.sweep.passes(),
             truncated: killed > processes.len() as u64,
             processes,
             class,
@@ -91,13 +93,8 @@ fn exit(run: &Supervisor<'_>) -> (Reason, Exit) {
 }
 
 /// What is still known when the supervisor itself was killed: nothing is made up.
-pub(crate) fn degraded(
-    options: &RunOptions,
-    wall_ns: u64,
-    cpu: CpuTime,
-    killed: u64,
-    processes: &[Survivor],
-) -> Report {
+pub(crate) fn degraded(options: &RunOptions, wall_ns: u64, cpu: CpuTime, sweep: &Sweep) -> Report {
+    let (killed, processes) = sweep.survivors();
     Report {
         wall_ns,
         cpu: Cpu {
@@ -108,6 +105,7 @@ pub(crate) fn degraded(
         },
         left_behind: LeftBehind {
             killed,
+            passes: sweep.passes(),
             processes: processes.iter().take(MAX_LISTED).cloned().collect(),
             truncated: killed > processes.len() as u64,
             class: Class::Sampled,
@@ -146,6 +144,7 @@ fn blank(options: &RunOptions) -> Report {
         forks: Forks { count: None, refused: None, class: Class::Unknown },
         left_behind: LeftBehind {
             killed: 0,
+            passes: 0,
             processes: Vec::new(),
             truncated: false,
             class: Class::Unknown,

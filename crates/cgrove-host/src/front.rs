@@ -22,6 +22,7 @@ use crate::conclude;
 use crate::error::HostError;
 use crate::kill::Sweep;
 use crate::launch::Caller;
+use crate::mutant::{self, Mutant};
 use crate::options::RunOptions;
 use crate::report::{Report, nanos};
 use crate::scan::Scanner;
@@ -37,7 +38,9 @@ const KILL_AGAIN: u8 = 50;
 pub fn run(options: &RunOptions) -> Result<Report, HostError> {
     let started = Instant::now();
     let setup = |e| HostError::call("cannot set up the run", e);
-    sys::become_subreaper().map_err(setup)?;
+    if !mutant::is(Mutant::NoSecondReaper) {
+        sys::become_subreaper().map_err(setup)?;
+    }
     let caller = Caller {
         group: getpgrp(),
         mask: sys::block_all_signals().map_err(setup)?,
@@ -159,7 +162,9 @@ impl Front {
     fn on_child(&mut self) {
         while let Ok(Some(waited)) = sys::wait_child(WaitFor::Changes) {
             match waited.fate {
-                Fate::Stopped(_) if waited.pid == self.supervisor => {
+                Fate::Stopped(_)
+                    if waited.pid == self.supervisor && !mutant::is(Mutant::StaysStopped) =>
+                {
                     let _ = sys::kill(self.supervisor, libc::SIGCONT);
                 }
                 Fate::Exited(_) | Fate::Signaled(_) => self.collected(&waited),
@@ -236,8 +241,7 @@ impl Front {
                 }
             }
         }
-        let (killed, listed) = sweep.survivors();
-        conclude::degraded(options, nanos(started.elapsed()), self.cpu, killed, listed)
+        conclude::degraded(options, nanos(started.elapsed()), self.cpu, &sweep)
     }
 }
 

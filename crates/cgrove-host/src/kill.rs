@@ -24,6 +24,8 @@ pub struct Sweep {
     /// Processes killed, except the command itself.
     killed: u64,
     listed: Vec<Survivor>,
+    /// Rounds that found someone to kill.
+    passes: u64,
 }
 
 impl Sweep {
@@ -32,6 +34,7 @@ impl Sweep {
     pub fn round(&mut self, scanner: &mut Scanner, command: Option<RawPid>) {
         let census = scanner.glance();
         self.dying.retain(|pid| census.get(*pid).is_some_and(|seen| !seen.zombie));
+        let mut found = false;
         for seen in census.live_processes() {
             if self.dying.contains(&seen.tid) {
                 continue;
@@ -41,12 +44,14 @@ impl Sweep {
                 self.listed.push(Survivor { pid: seen.tid, cmdline });
             }
             if signal(scanner, seen, libc::SIGKILL).is_ok() {
+                found = true;
                 self.dying.insert(seen.tid);
                 self.killed += u64::from(Some(seen.tid) != command);
             } else {
                 self.listed.pop_if(|last| last.pid == seen.tid);
             }
         }
+        self.passes += u64::from(found);
     }
 
     /// The reaper backend's way to hold a task limit: kills the newest processes until `excess`
@@ -76,6 +81,11 @@ impl Sweep {
     pub fn collected(&mut self, pid: RawPid) -> bool {
         self.dying.remove(&pid);
         self.dying.is_empty()
+    }
+
+    /// How many rounds found someone to kill.
+    pub fn passes(&self) -> u64 {
+        self.passes
     }
 
     /// How many were killed, and the first of them.

@@ -6,17 +6,21 @@
 //! **Mechanism.** An allowed fork is a *nameless charge*: the core's own reservation, held open.
 //! A reconcile reads the tree and
 //!
-//! - gives names: a task that `/proc` shows and the ledger does not know takes over a reservation;
+//! - gives names: a task that `/proc` shows and the ledger does not know takes over a nameless
+//!   charge, no matter which, for nobody can tell whose child it is;
 //! - retires known tasks that a complete census does not show;
-//! - cancels reservations left over, if their fork is *proven finished*: then the child either has
-//!   a name now or is gone.
+//! - after a complete census, cancels nameless charges until there is one for each fork that is
+//!   not *proven finished*: the children of the others have a name now or are gone.
+//!
+//! Charges are counted, not matched to forks. To give the charge of one unfinished fork to the
+//! child of another, and then cancel the other's when that one is proven finished, would leave the
+//! child that is still to come without any.
 //!
 //! A fork by thread X is proven finished when X asks for another, when X is gone, or when X, looked
 //! at after our answer, sleeps or is stopped in any state but D: the kernel's fork path sleeps
 //! uninterruptibly only. (Its one exception needs the caller's `CLONE_PIDFD` pointer to lie in
 //! memory that a FUSE server pages in.) A running X proves nothing, unless it has burnt two clock
-//! ticks since. The proof is taken *before* the census it is used with. Names go to proven
-//! reservations first: an unproven fork's child may still be to come.
+//! ticks since. The proof is taken *before* the census it is used with.
 //!
 //! So `current` is at least the number of tasks that exist, at all times. Kernel threads that
 //! io_uring adds to a process do not pass the gate; the next census takes them in.
@@ -30,6 +34,7 @@ use cgrove_core::{
     Pids, PidsCss, Task, TaskId, Time,
 };
 
+use crate::mutant::{self, Mutant};
 use crate::scan::{Census, Scanner, Seen};
 use crate::sys::{self, RawPid};
 
@@ -56,7 +61,6 @@ struct Known {
 
 /// The latest fork of a thread, not proven finished.
 struct Unproven {
-    fork: Fork,
     since: Instant,
     /// The thread's CPU ticks when it was first seen running.
     ticks: Option<u64>,
@@ -73,8 +77,10 @@ pub struct Ledger {
     started: Instant,
     next_id: u64,
     known: HashMap<RawPid, Known>,
+    /// Charges of forks whose child has no name yet.
+    nameless: Vec<Fork>,
+    /// By thread. Never more to come than these, and so never more charges needed for them.
     unproven: HashMap<RawPid, Unproven>,
-    proven: Vec<Fork>,
     /// Most tasks known to have existed at once.
     peak_seen: u64,
     forks: u64,
@@ -101,8 +107,8 @@ impl Ledger {
             started,
             next_id: 1,
             known: HashMap::new(),
+            nameless: Vec::new(),
             unproven: HashMap::new(),
-            proven: Vec::new(),
             peak_seen: 0,
             forks: 0,
             census_time: Duration::ZERO,
@@ -133,13 +139,13 @@ impl Ledger {
     /// The charge is the caller's until [`Ledger::forked`]; dropping it undoes it.
     pub fn charge(&mut self, tid: RawPid, scanner: &mut Scanner) -> Result<Fork, CoreErrno> {
         self.fx.set_now(self.now());
-        if let Some(earlier) = self.unproven.remove(&tid) {
-            self.proven.push(earlier.fork);
-        }
+        self.unproven.remove(&tid);
         if !self.pids.fits(1) {
-            self.make_room(scanner);
-        } else if self.pending() >= MIN_PENDING.max(2 * self.known.len())
-            || (self.pids.current() >= self.peak_seen && self.pending() > 0 && self.may_look())
+            if !mutant::is(Mutant::NoRecount) {
+                self.make_room(scanner);
+            }
+        } else if self.nameless.len() >= MIN_PENDING.max(2 * self.known.len())
+            || (self.pids.current() >= self.peak_seen && self.nameless.len() > 0 && self.may_look())
         {
             self.reconcile(scanner);
         }
@@ -151,11 +157,12 @@ impl Ledger {
     /// The charged fork was let through.
     pub fn forked(&mut self, tid: RawPid, fork: Fork) {
         self.forks += 1;
-        if self.pending() == 0 {
+        if self.nameless.len() == 0 {
             // Everyone has a name, so this many exist once the fork succeeds.
             self.saw(self.known.len() as u64 + 1);
         }
-        self.unproven.insert(tid, Unproven { fork, since: Instant::now(), ticks: None });
+        self.nameless.push(fork);
+        self.unproven.insert(tid, Unproven { since: Instant::now(), ticks: None });
     }
 
     /// The reaper collected this process: all its threads are gone with it.
@@ -178,7 +185,10 @@ impl Ledger {
         let census = scanner.census();
         self.name_newcomers(&census);
         if census.complete {
-            for fork in self.proven.drain(..) {
+            let unfinished =
+                if mutant::is(Mutant::ToComeForgotten) { 0 } else { self.unproven.len() };
+            let to_come = self.nameless.len().min(unfinished);
+            for fork in self.nameless.drain(to_come..) {
                 fork.cancel(&mut self.fx);
             }
             let gone: Vec<RawPid> =
@@ -252,10 +262,7 @@ impl Ledger {
     /// The tree is empty: retires everyone, removes the group and runs its teardown to the end.
     pub fn close(&mut self) {
         self.fx.set_now(self.now());
-        for unproven in std::mem::take(&mut self.unproven).into_values() {
-            unproven.fork.cancel(&mut self.fx);
-        }
-        for fork in self.proven.drain(..) {
+        for fork in self.nameless.drain(..) {
             fork.cancel(&mut self.fx);
         }
         let tids: Vec<RawPid> = self.known.keys().copied().collect();
@@ -273,10 +280,6 @@ impl Ledger {
         let id = TaskId(self.next_id);
         self.next_id += 1;
         id
-    }
-
-    fn pending(&self) -> usize {
-        self.unproven.len() + self.proven.len()
     }
 
     fn saw(&mut self, tasks: u64) {
@@ -307,30 +310,27 @@ impl Ledger {
             return;
         }
         let due = self.last_recount.is_none_or(|at| at.elapsed() >= FULL_RECOUNT_INTERVAL);
-        if self.pending() > 0 || due {
+        if self.nameless.len() > 0 || due {
             self.reconcile(scanner);
             self.last_recount = Some(Instant::now());
         }
     }
 
-    /// Moves forks whose thread has evidently moved on from unproven to proven.
+    /// Forgets the forks whose thread has evidently moved on.
     fn prove(&mut self, scanner: &mut Scanner) {
-        let proven = &mut self.proven;
-        let finished =
-            self.unproven.extract_if(|&tid, unproven| match scanner.proc.thread_stat(tid) {
-                Ok(stat) => match stat.state {
-                    b'D' => false,
-                    b'R' => {
-                        let ticks = stat.own.0 + stat.own.1;
-                        let first = *unproven.ticks.get_or_insert(ticks);
-                        ticks >= first + RUNNING_PROOF_TICKS
-                            && unproven.since.elapsed() >= RUNNING_PROOF_AGE
-                    }
-                    _ => true,
-                },
-                Err(_) => !sys::thread_exists_anywhere(tid),
-            });
-        proven.extend(finished.map(|(_, unproven)| unproven.fork));
+        self.unproven.retain(|&tid, unproven| match scanner.proc.thread_stat(tid) {
+            Ok(stat) => match stat.state {
+                b'D' => true,
+                b'R' => {
+                    let ticks = stat.own.0 + stat.own.1;
+                    let first = *unproven.ticks.get_or_insert(ticks);
+                    ticks < first + RUNNING_PROOF_TICKS
+                        || unproven.since.elapsed() < RUNNING_PROOF_AGE
+                }
+                _ => false,
+            },
+            Err(_) => sys::thread_exists_anywhere(tid),
+        });
     }
 
     /// Gives every task of the census a name, leaders before their threads.
@@ -348,7 +348,7 @@ impl Ledger {
             let membership = leader.as_ref().map_or(Membership::Process, Membership::ThreadOf);
             let id = TaskId(self.next_id);
             self.next_id += 1;
-            let task = match self.take_pending() {
+            let task = match self.nameless.pop() {
                 Some(fork) => fork.publish(id, membership, &mut self.fx),
                 None => match self.hierarchy.adopt(&self.group, id, membership, &mut self.fx) {
                     Ok(task) => task,
@@ -360,13 +360,6 @@ impl Ledger {
             }
             self.known.insert(seen.tid, Known { task, tgid: seen.tgid, has_threads: false });
         }
-    }
-
-    fn take_pending(&mut self) -> Option<Fork> {
-        self.proven.pop().or_else(|| {
-            let tid = *self.unproven.keys().next()?;
-            self.unproven.remove(&tid).map(|unproven| unproven.fork)
-        })
     }
 
     /// Performs what the core asks for. Nobody watches the interface files of this group, so

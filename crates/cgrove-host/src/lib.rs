@@ -29,6 +29,7 @@ pub mod gate;
 pub mod kill;
 pub mod launch;
 pub mod ledger;
+mod mutant;
 pub mod options;
 pub mod probe;
 pub mod procfs;

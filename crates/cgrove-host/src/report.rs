@@ -194,6 +194,9 @@ pub struct LeftBehind {
     pub killed: u64,
     /// The first of them.
     pub processes: Vec<Survivor>,
+    /// Looks at the tree that found someone to kill. Behind a closed gate one, and one more for a
+    /// fork that was in flight.
+    pub passes: u64,
     /// There were more than are listed.
     pub truncated: bool,
     /// How far to trust it.

@@ -27,6 +27,7 @@ use std::collections::HashMap;
 
 use nix::errno::Errno;
 
+use crate::mutant::{self, Mutant};
 use crate::procfs::{Proc, Stat};
 use crate::sys::{self, RawPid};
 
@@ -107,6 +108,9 @@ impl Scanner {
     /// Passes until one is complete; after a few, the last one, marked incomplete.
     pub fn census(&mut self) -> Census {
         let mut before = self.pass();
+        if mutant::is(Mutant::OnePass) {
+            return Census { tasks: before.tasks, complete: true };
+        }
         for _ in 1..MAX_PASSES {
             let pass = self.pass();
             if pass.confirms(&before) {

@@ -28,6 +28,7 @@ use crate::gate::{self, Asked, Gate};
 use crate::kill::{self, Sweep};
 use crate::launch::{self, Caller, Launch};
 use crate::ledger::Ledger;
+use crate::mutant::{self, Mutant};
 use crate::options::{BackendChoice, RunOptions};
 use crate::report::Backend;
 use crate::sampler::Sampler;
@@ -268,7 +269,14 @@ impl<'a> Supervisor<'a> {
         if phase_due.is_some_and(|due| due <= now) {
             match self.phase {
                 Phase::Running { .. } => self.time_out(now),
-                Phase::Terminating { .. } | Phase::Killing { .. } => self.kill(),
+                Phase::Terminating { .. } => self.kill(),
+                Phase::Killing { .. } => {
+                    // In case a SIGCHLD was lost: wait4 alone knows whether anyone is left.
+                    if !mutant::is(Mutant::EndForgotten) {
+                        self.reap();
+                    }
+                    self.kill();
+                }
                 Phase::Over => {}
             }
         }
@@ -284,14 +292,22 @@ impl<'a> Supervisor<'a> {
             return;
         }
         self.phase = Phase::Terminating { until: now + self.options.kill_grace };
+        if mutant::is(Mutant::NoWarning) {
+            return;
+        }
         let census = self.scanner.census();
         kill::signal_all(&mut self.scanner, &census, libc::SIGTERM);
     }
 
     /// Closes the gate and kills what there is; on_child and on_time come back until the end.
     fn kill(&mut self) {
+        if self.phase == Phase::Over && !mutant::is(Mutant::EndForgotten) {
+            // Nobody is left, and so nobody whose end would wake us again.
+            return;
+        }
         if let Some(gate) = &mut self.gate
             && !gate.is_closed()
+            && !mutant::is(Mutant::OpenGate)
         {
             gate.close();
             self.ledger.kill();
@@ -377,6 +393,9 @@ impl<'a> Supervisor<'a> {
             Ok(None) | Err(_) => {
                 // The front is gone: the whole tree goes with it.
                 self.front = None;
+                if mutant::is(Mutant::FrontIgnored) {
+                    return;
+                }
                 self.kill();
             }
         }
@@ -418,7 +437,8 @@ impl<'a> Supervisor<'a> {
         match gate.receive() {
             Ok(Some(Asked::Fork { id, tid })) => self.on_fork(id, tid),
             Ok(Some(Asked::ChildAction { id, tid, address, layout })) => {
-                if !self.accounting.is_sampled()
+                if !mutant::is(Mutant::ActionUnseen)
+                    && !self.accounting.is_sampled()
                     && sigaction::may_discard_children(tid, address, layout)
                     && gate.still_waiting(id)
                 {
@@ -446,6 +466,10 @@ impl<'a> Supervisor<'a> {
         if gate.is_closed() {
             self.refused += 1;
             gate.refuse(id, Errno::EAGAIN);
+            return;
+        }
+        if mutant::is(Mutant::UnchargedFork) {
+            gate.allow(id);
             return;
         }
         match self.ledger.charge(tid, &mut self.scanner) {

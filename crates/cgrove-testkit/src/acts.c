@@ -100,27 +100,79 @@ static int act_bomb(void) {
     }
 }
 
-/* A bomb whose children end. Counts from inside how many lived at once. */
-static int act_churn(long forks) {
-    struct shared { atomic_long live, most; } *shared =
+/* How many tasks live at once, counted by themselves. */
+struct census { atomic_long live, most, forks, refused, chains; };
+
+static struct census *shared_census(void) {
+    struct census *shared =
         mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED) fail("mmap");
-    long refused = 0, done = 0;
     shared->live = 1;
-    while (done < forks) {
+    return shared;
+}
+
+static void born(struct census *shared) {
+    long live = atomic_fetch_add(&shared->live, 1) + 1, most = shared->most;
+    while (live > most && !atomic_compare_exchange_weak(&shared->most, &most, live)) {}
+}
+
+static void say_census(struct census *shared) {
+    printf("forks %ld refused %ld most %ld\n", shared->forks, shared->refused, shared->most);
+}
+
+/* A bomb whose children end. */
+static int act_churn(long forks) {
+    struct census *shared = shared_census();
+    while (shared->forks < forks) {
         pid_t pid = fork();
         if (pid == 0) {
-            long live = atomic_fetch_add(&shared->live, 1) + 1, most = shared->most;
-            while (live > most && !atomic_compare_exchange_weak(&shared->most, &most, live)) {}
-            atomic_fetch_sub(&shared->live, 1);
+            born(shared);
+            shared->live--;
             _exit(0);
         }
-        if (pid > 0) done++;
-        else if (errno == EAGAIN) { refused++; while (waitpid(-1, NULL, 0) > 0 && refused % 2) {} }
+        if (pid > 0) shared->forks++;
+        else if (errno == EAGAIN) { shared->refused++; while (waitpid(-1, NULL, 0) > 0 && shared->refused % 2) {} }
         else fail("fork");
     }
     while (waitpid(-1, NULL, 0) > 0) {}
-    printf("forks %ld refused %ld most %ld\n", done, refused, shared->most);
+    say_census(shared);
+    return 0;
+}
+
+/* Chains of processes, each of which forks the next and ends: whoever walks the tree finds that
+ * the parents he came by are gone. */
+static int act_relay(long forks) {
+    enum { CHAINS = 8 };
+    struct census *shared = shared_census();
+    shared->chains = CHAINS;
+    for (int i = 0; i < CHAINS; i++) {
+        pid_t first;
+        /* A zombie has its place until it is waited for. */
+        while ((first = fork()) < 0) { shared->refused++; waitpid(-1, NULL, WNOHANG); }
+        if (first > 0) { shared->forks++; continue; }
+        born(shared);
+        while (shared->forks < forks) {
+            pid_t pid = fork();
+            if (pid == 0) { born(shared); continue; }
+            if (pid > 0) {
+                shared->forks++;
+                /* Long enough to be seen with its child. */
+                for (volatile int turn = 0; turn < shared->forks % 64 * 2000; turn++) {}
+                shared->live--;
+                _exit(0);
+            }
+            if (errno != EAGAIN) fail("fork");
+            shared->refused++;
+        }
+        shared->live--;
+        shared->chains--;
+        _exit(0);
+    }
+    while (shared->chains) {
+        waitpid(-1, NULL, WNOHANG);
+        usleep(1000);
+    }
+    say_census(shared);
     return 0;
 }
 
@@ -387,6 +439,7 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "daemon")) return act_daemon(n);
     if (!strcmp(what, "bomb")) return act_bomb();
     if (!strcmp(what, "churn")) return act_churn(n);
+    if (!strcmp(what, "relay")) return act_relay(n);
     if (!strcmp(what, "fill")) return act_fill(n);
     if (!strcmp(what, "threads")) return act_threads(n);
     if (!strcmp(what, "vfork")) return act_vfork(n);

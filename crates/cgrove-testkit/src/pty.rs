@@ -1,19 +1,19 @@
 //! A terminal with somebody typing.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::{Winsize, openpty};
-use nix::unistd::ttyname;
+use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::stat::Mode;
 
 /// A program on a terminal of its own, which is its controlling terminal.
 pub struct Terminal {
-    master: File,
-    slave: OwnedFd,
+    master: PtyMaster,
+    device: String,
     child: Child,
     /// Everything it has shown.
     pub screen: String,
@@ -30,9 +30,18 @@ impl Terminal {
     /// # Errors
     /// What the system refuses with; `setsid` of util-linux makes the session.
     pub fn start(program: &Command) -> io::Result<Terminal> {
-        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-        let pair = openpty(Some(&size), None)?;
-        let stdio = || pair.slave.try_clone().map(Stdio::from);
+        // Close-on-exec from the first moment: a copy in a program that another test starts would
+        // keep the terminal from ever hanging up.
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let device = ptsname_r(&master)?;
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let slave: OwnedFd = open(device.as_str(), flags, Mode::empty())?;
+        let sized =
+            Command::new("stty").args(["-F", &device, "rows", "24", "cols", "80"]).status()?;
+        assert!(sized.success(), "stty cannot size {device}");
+        let stdio = || slave.try_clone().map(Stdio::from);
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--wait"]).arg(program.get_program()).args(program.get_args());
         for (name, value) in program.get_envs() {
@@ -41,8 +50,7 @@ impl Terminal {
             }
         }
         let child = command.stdin(stdio()?).stdout(stdio()?).stderr(stdio()?).spawn()?;
-        let master = File::from(pair.master);
-        Ok(Terminal { master, slave: pair.slave, child, screen: String::new(), seen: 0 })
+        Ok(Terminal { master, device, child, screen: String::new(), seen: 0 })
     }
 
     /// Types.
@@ -73,8 +81,18 @@ impl Terminal {
 
     /// The device that programs on the terminal see.
     #[must_use]
-    pub fn device(&self) -> String {
-        ttyname(&self.slave).expect("a terminal has a name").display().to_string()
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Takes the terminal away, as a closed window does: the session hangs up.
+    ///
+    /// # Panics
+    /// If the program cannot be waited for.
+    pub fn hang_up(self) {
+        let Terminal { master, mut child, .. } = self;
+        drop(master);
+        child.wait().expect("the program ends");
     }
 
     /// Waits for the program to end.
@@ -82,7 +100,7 @@ impl Terminal {
     /// # Panics
     /// If it cannot be waited for.
     #[must_use]
-    pub fn status(mut self) -> Option<i32> {
+    pub fn status(&mut self) -> Option<i32> {
         self.child.wait().expect("the program ends").code()
     }
 

@@ -54,10 +54,11 @@ pub fn process(pid: i32) -> Option<Process> {
     })
 }
 
-/// Processes with this word on their command line.
+/// Processes with this word on their command line; the supervisor has it behind a blank.
 #[must_use]
 pub fn marked(mark: &str) -> Vec<Process> {
-    processes().into_iter().filter(|p| p.cmdline.iter().any(|word| word == mark)).collect()
+    let has = |word: &String| word.split(' ').any(|part| part == mark);
+    processes().into_iter().filter(|process| process.cmdline.iter().any(has)).collect()
 }
 
 /// The processes below `root`, by their chains of parents.
@@ -98,11 +99,29 @@ pub fn until<T>(what: &str, patience: Duration, mut done: impl FnMut() -> Option
     }
 }
 
-/// SIGKILL to every process with this mark, which the caller put there.
-pub fn kill_marked(mark: &str) -> usize {
-    let found = marked(mark);
-    for process in &found {
-        let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+/// Ends every process with this mark, which the caller put there, however fast they fork: what is
+/// stopped forks no more, so all are stopped before any is killed.
+///
+/// # Panics
+/// If some are left after many rounds.
+pub fn end_marked(mark: &str) {
+    let signal = |signal| {
+        let found: Vec<_> =
+            marked(mark).into_iter().filter(|process| process.state != 'Z').collect();
+        for process in &found {
+            let _ = kill(Pid::from_raw(process.pid), signal);
+        }
+        found
+    };
+    for _ in 0..100 {
+        for _ in 0..1000 {
+            if signal(Signal::SIGSTOP).iter().all(|process| process.state == 'T') {
+                break;
+            }
+        }
+        if signal(Signal::SIGKILL).is_empty() {
+            return;
+        }
     }
-    found.len()
+    panic!("processes marked {mark} cannot be ended");
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cgrove_host::report::{Class, Reason};
 use cgrove_testkit::watch;
 
-use crate::kit::{Place, run};
+use crate::kit::{PATIENCE, Place, run};
 
 crate::tests![
     the_front_is_killed,
@@ -13,6 +13,7 @@ crate::tests![
     the_supervisor_is_stopped,
     either_is_killed_at_any_moment,
     the_group_of_the_front_is_killed,
+    the_front_and_the_command_die_together,
     killing_a_large_tree_leaves_nothing,
 ];
 
@@ -98,5 +99,27 @@ fn killing_a_large_tree_leaves_nothing(place: Place) {
         let ended = run(place).options(options).script(script).end();
         assert_eq!(ended.status, 4, "{ended:?}");
         assert!(ended.report().left_behind.killed >= 301, "{ended:?}");
+    }
+}
+
+/// The supervisor hears of both at once, and must not wait for an end that it has seen.
+fn the_front_and_the_command_die_together(place: Place) {
+    for _ in 0..30 {
+        let running = run(place).acts("signals", 0).start();
+        running.said("ready");
+        let supervisor = running.supervisor();
+        let command = watch::below(supervisor).first().expect("the command").pid;
+        // Stopped, so that it finds both when it goes on.
+        let signal = |pid, signal| cgrove_host::sys::kill(pid, signal).unwrap();
+        signal(running.pid(), libc::SIGSTOP);
+        signal(supervisor, libc::SIGSTOP);
+        signal(command, KILL);
+        signal(running.pid(), KILL);
+        watch::until("both to end", PATIENCE, || {
+            let ended = |pid| watch::process(pid).is_none_or(|it| it.state == 'Z');
+            (ended(running.pid()) && ended(command)).then_some(())
+        });
+        signal(supervisor, libc::SIGCONT);
+        running.vanish();
     }
 }

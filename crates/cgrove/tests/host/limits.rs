@@ -8,10 +8,12 @@ use crate::kit::{Place, run};
 crate::tests![
     a_fork_bomb_never_passes_the_limit,
     a_bomb_of_short_lives_never_passes_the_limit,
+    a_tree_that_moves_never_passes_the_limit,
     the_limit_can_be_filled_to_the_last_place,
     one_task_is_a_limit_too,
     two_thousand_threads,
     threads_are_not_asked_without_a_limit,
+    a_bomb_without_a_bound_dies_in_one_pass,
     the_classic_bomb_ends_with_its_command,
     the_classic_bomb_is_held_for_as_long_as_it_lasts,
     without_a_gate_the_newest_go,
@@ -57,6 +59,17 @@ fn a_bomb_of_short_lives_never_passes_the_limit(place: Place) {
     assert_eq!(report.pids_max.hits, report.forks.refused);
 }
 
+/// Parents end while their children are counted, so that a walk over `/proc` can miss some.
+fn a_tree_that_moves_never_passes_the_limit(place: Place) {
+    let ended = run(place).options(&["--pids-max", "12"]).acts("relay", 3000).end();
+    let report = ended.report();
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(ended.number("forks") >= 3000, "{ended:?}");
+    assert!(ended.number("most") <= 12, "{ended:?}");
+    assert!(report.tasks.peak.unwrap() <= 12, "{report:?}");
+    assert!(ended.number("refused") > 0, "the limit was not tried: {ended:?}");
+}
+
 /// The ledger may not undercount, and at the limit it may not overcount either: a place that
 /// somebody gave up is there for the very next fork.
 fn the_limit_can_be_filled_to_the_last_place(place: Place) {
@@ -99,6 +112,18 @@ fn threads_are_not_asked_without_a_limit(place: Place) {
     assert_eq!(ended.number("threads"), 500);
     assert_eq!(report.forks.count, Some(0), "threads are not forks then");
     assert_eq!(report.tasks.class, Class::Sampled);
+}
+
+/// Closing the gate first is what ends this one: by walking /proc alone nobody catches up with it.
+fn a_bomb_without_a_bound_dies_in_one_pass(place: Place) {
+    let options = ["--pids-max", "3000", "--timeout", "300ms", "--kill-grace", "0"];
+    let ended = run(place).options(&options).acts("bomb", 0).end();
+    let report = ended.report();
+    assert_eq!((ended.status, report.reason), (124, Reason::Timeout));
+    // Nobody in it ends by itself, so what was forked was there to be killed.
+    assert_eq!(report.forks.count, Some(report.left_behind.killed), "{report:?}");
+    // A second look finds the child of a fork that was let through just before.
+    assert!(report.left_behind.passes <= 2, "{report:?}");
 }
 
 const CLASSIC: &str = ":(){ :|:& };:";

@@ -12,6 +12,7 @@ crate::tests![
     cgrove_is_a_job_like_any_other ["bash", "setsid"],
     the_window_size_reaches_the_command ["bash", "setsid", "stty"],
     the_terminal_is_given_back ["bash", "setsid"],
+    a_closed_window_ends_the_run ["bash", "setsid"],
 ];
 
 const PROMPT: &str = "ready> ";
@@ -141,7 +142,7 @@ fn the_window_size_reaches_the_command(place: Place) {
     let it = run(place).command(&["bash", "-c", script]);
     let mut terminal = Terminal::start(&it.build()).expect("a terminal");
     terminal.expect("24 80\r\n");
-    let device = terminal.device();
+    let device = terminal.device().to_owned();
     let resized = Command::new("stty").args(["-F", &device, "rows", "33"]).status();
     assert!(resized.expect("stty runs").success());
     terminal.expect("33 80\r\n");
@@ -171,4 +172,20 @@ fn the_terminal_is_given_back(place: Place) {
     terminal.send("exit 5\n");
     assert_eq!(terminal.status(), Some(5));
     gone(&mark);
+}
+
+fn a_closed_window_ends_the_run(place: Place) {
+    // In front of the terminal, and as the session itself.
+    let mark = run(place).mark;
+    let mut terminal = interactive_shell(place);
+    terminal.send(&line(&mark, "ACTS sleep MARK"));
+    let runs = || watch::marked(&mark).iter().any(|p| p.cmdline[1] == "sleep").then_some(());
+    watch::until("the command", PATIENCE, runs);
+    terminal.hang_up();
+    gone(&mark);
+    let it = run(place).script("echo ready; exec ACTS sleep MARK");
+    let mut terminal = Terminal::start(&it.build()).expect("a terminal");
+    terminal.expect("ready");
+    terminal.hang_up();
+    gone(&it.mark);
 }

@@ -1,0 +1,40 @@
+//! Known-wrong variants of the host layer, to prove that its tests see them.
+//!
+//! Built with `--cfg cgrove_mutants` only, and then chosen by `CGROVE_MUTANT`; in every other build
+//! the question is the constant `false`. `checks/mutants` runs each against the test that must fail.
+
+/// One deliberate defect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// The gate lets forks through without charging them.
+    UnchargedFork,
+    /// At the limit the ledger refuses without looking who is gone.
+    NoRecount,
+    /// A complete census cancels the charges of children that are still to come.
+    ToComeForgotten,
+    /// One walk over `/proc` passes for a complete census.
+    OnePass,
+    /// A kill leaves the gate open.
+    OpenGate,
+    /// The supervisor goes on without its front.
+    FrontIgnored,
+    /// The front does not become the subreaper of its supervisor's orphans.
+    NoSecondReaper,
+    /// A supervisor that is stopped stays so.
+    StaysStopped,
+    /// Nobody looks whether a program ignores SIGCHLD.
+    ActionUnseen,
+    /// A kill that is asked for after the end begins all over.
+    EndForgotten,
+    /// The command is not told that the tree has run long enough.
+    NoWarning,
+}
+
+/// Whether this build runs with that defect.
+#[inline]
+pub(crate) fn is(which: Mutant) -> bool {
+    if cfg!(cgrove_mutants) {
+        return std::env::var("CGROVE_MUTANT").is_ok_and(|name| name == format!("{which:?}"));
+    }
+    false
+}

@@ -43,7 +43,7 @@ const MIN_PENDING: usize = 64;
 /// Time that censuses may take for the sake of an exact peak, whatever the run's length …
 const FREE_CENSUS_TIME: Duration = Duration::from_millis(1);
 /// … and as a share of the run.
-const CENSUS_SHARE: u32 = 100;
+const CENSUS_SHARE: u32 = 400;
 /// A running forker proves nothing before this much time …
 const RUNNING_PROOF_AGE: Duration = Duration::from_millis(50);
 /// … and this many ticks of CPU time.
@@ -145,7 +145,9 @@ impl Ledger {
                 self.make_room(scanner);
             }
         } else if self.nameless.len() >= MIN_PENDING.max(2 * self.known.len())
-            || (self.pids.current() >= self.peak_seen && self.nameless.len() > 0 && self.may_look())
+            || (self.pids.current() >= self.peak_seen
+                && !self.nameless.is_empty()
+                && self.may_look())
         {
             self.reconcile(scanner);
         }
@@ -157,7 +159,7 @@ impl Ledger {
     /// The charged fork was let through.
     pub fn forked(&mut self, tid: RawPid, fork: Fork) {
         self.forks += 1;
-        if self.nameless.len() == 0 {
+        if self.nameless.is_empty() {
             // Everyone has a name, so this many exist once the fork succeeds.
             self.saw(self.known.len() as u64 + 1);
         }
@@ -310,7 +312,7 @@ impl Ledger {
             return;
         }
         let due = self.last_recount.is_none_or(|at| at.elapsed() >= FULL_RECOUNT_INTERVAL);
-        if self.nameless.len() > 0 || due {
+        if !self.nameless.is_empty() || due {
             self.reconcile(scanner);
             self.last_recount = Some(Instant::now());
         }

@@ -1,17 +1,18 @@
 //! When to look at the tree without being asked.
 //!
 //! Looking costs time that belongs to the user, so it is bounded by its own measured cost: at most
-//! one part in a hundred of a core. Behind the gate there is something to see only after forks, so
-//! an idle tree is not looked at; where threads pass unseen, the looks get rarer while nothing
-//! changes. Without the gate looking is all there is.
+//! one part in a hundred of a core, and one in four hundred behind the gate, where the ledger knows
+//! most of it anyway. There is something to see only after forks then, so an idle tree is not looked
+//! at; where threads pass unseen, the looks get rarer while nothing changes. Without the gate
+//! looking is all there is.
 
 use std::time::{Duration, Instant};
 
-const AFTER_FORK: Duration = Duration::from_millis(20);
+const AFTER_FORK: Duration = Duration::from_millis(50);
 const WITHOUT_GATE: Duration = Duration::from_millis(10);
 const RAREST: Duration = Duration::from_secs(1);
-/// The inverse of the share of a core that looking may take.
-const COST_FACTOR: u32 = 100;
+/// The inverse of the share of a core that looking may take, without the gate and behind it.
+const COST_FACTOR: [u32; 2] = [100, 400];
 
 /// Decides when the next sample is due.
 #[derive(Debug, Default)]
@@ -58,7 +59,7 @@ impl Sampler {
     /// something to see even without forks. `threads_unseen`: threads do not ask.
     pub fn done(&mut self, begun: Instant, tasks: usize, always: bool, threads_unseen: bool) {
         let now = Instant::now();
-        let floor = (now - begun) * COST_FACTOR;
+        let floor = (now - begun) * COST_FACTOR[usize::from(!always)];
         let changed = self.forks_since || tasks != self.tasks_before;
         self.forks_since = false;
         self.tasks_before = tasks;

@@ -19,8 +19,6 @@ use cgrove_host::report::Report;
 use cgrove_host::sys::pidfd_open;
 use cgrove_testkit::{acts, watch};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// No run of these tests takes longer, on the slowest machine. A mutant that hangs need not be
@@ -196,7 +194,7 @@ impl Run {
         command.stdout(file(&out)).stderr(file(&err));
         let child = command.spawn().expect("cgrove starts");
         let (mark, report) = (self.mark.clone(), self.report.clone());
-        Running { child, mark, report, out, err }
+        Running { child, mark, report, out, err, over: false }
     }
 
     /// Runs it to its end.
@@ -212,6 +210,8 @@ pub struct Running {
     report: PathBuf,
     out: PathBuf,
     err: PathBuf,
+    /// It was seen to leave nothing.
+    over: bool,
 }
 
 impl Running {
@@ -262,6 +262,7 @@ impl Running {
         };
         let left = watch::marked(&self.mark);
         assert!(left.is_empty(), "left running: {left:?}\n{ended:?}");
+        self.over = true;
         ended
     }
 
@@ -271,17 +272,18 @@ impl Running {
         let mark = self.mark.clone();
         let what = format!("{mark} to vanish");
         self.until(&what, || watch::marked(&mark).is_empty().then_some(()));
+        self.over = true;
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.child.try_wait().is_ok_and(|status| status.is_some()) {
+        if self.over {
             return;
         }
         // The test failed: end what it started. The supervisor ends the tree without its front;
         // the mark finds what a broken one leaves.
-        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGKILL);
+        let _ = self.child.kill();
         let _ = self.child.wait();
         watch::end_marked(&self.mark);
     }

@@ -251,16 +251,25 @@ impl fmt::Display for Summary<'_> {
             if report.cpu.class < Class::Exact { " (sampled)" } else { "" },
         )?;
         let count = |n: Option<u64>| n.map_or_else(|| "?".to_owned(), |n| n.to_string());
+        write!(f, ", peak {}", count(report.tasks.peak))?;
+        match report.tasks.at_most {
+            Some(most) if Some(most) != report.tasks.peak => write!(f, " to {most}")?,
+            _ => {}
+        }
         write!(
             f,
-            ", peak {} {}, {} {}, {} refused [{}]",
-            count(report.tasks.peak),
+            " {}, {} {}, {} refused [{}]",
             if report.tasks.peak == Some(1) { "task" } else { "tasks" },
             count(report.forks.count),
             if report.forks.count == Some(1) { "fork" } else { "forks" },
             count(report.forks.refused),
             report.backend.map_or("?", Backend::name),
         )?;
+        if let (Some(hits @ 1..), Some(place)) = (report.pids_max.hits, &report.pids_max.place) {
+            let times = if hits == 1 { "once" } else { "times" };
+            let count = if hits == 1 { String::new() } else { format!("{hits} ") };
+            write!(f, ", task limit of {place} hit {count}{times}")?;
+        }
         if report.left_behind.killed > 0 {
             write!(f, ", killed {} left behind", report.left_behind.killed)?;
         }

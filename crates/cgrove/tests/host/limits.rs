@@ -14,8 +14,8 @@ crate::tests![
     two_thousand_threads,
     threads_are_not_asked_without_a_limit,
     a_bomb_without_a_bound_dies_in_one_pass,
-    the_classic_bomb_ends_with_its_command,
-    the_classic_bomb_is_held_for_as_long_as_it_lasts,
+    the_classic_bomb_ends_with_its_command["bash"],
+    the_classic_bomb_is_held_for_as_long_as_it_lasts["bash"],
     without_a_gate_the_newest_go,
 ];
 

@@ -28,18 +28,23 @@ pub const IN_JAIL: &str = "in-jail";
 /// A test: its name, what it needs, and what it does.
 pub struct Test {
     name: &'static str,
-    /// Programs it needs.
-    tools: &'static [&'static str],
+    /// What it needs: programs, and the two below.
+    needs: &'static [&'static str],
     body: fn(Place),
 }
 
-/// Lists the tests of a module, with the programs that they need.
+/// A compiler that links the leak sanitizer.
+pub const LEAK_SANITIZER: &str = "leak sanitizer";
+/// Few enough pids for all of them to be used up in a test.
+pub const SMALL_PID_MAX: &str = "small pid_max";
+
+/// Lists the tests of a module, with what they need.
 macro_rules! tests {
-    ($($name:ident $([$($tool:literal),+])?),+ $(,)?) => {
+    ($($name:ident $([$($need:expr),+])?),+ $(,)?) => {
         pub const TESTS: &[crate::Test] = &[
             $(crate::Test {
                 name: stringify!($name),
-                tools: &[$($($tool),+)?],
+                needs: &[$($($need),+)?],
                 body: $name,
             }),+
         ];
@@ -88,16 +93,26 @@ fn trial(module: &str, test: &Test, place: Place) -> Trial {
         body(place);
         Ok(())
     });
-    match test.tools.iter().find(|tool| !exists(tool)) {
-        Some(tool) => trial.with_kind(format!("no {tool} here")).with_ignored_flag(true),
+    match test.needs.iter().find(|need| !is_here(need)) {
+        Some(need) => trial.with_kind(format!("no {need} here")).with_ignored_flag(true),
         None => trial,
     }
 }
 
-/// Whether a program can be started by its name.
-fn exists(tool: &str) -> bool {
-    let quiet = |command: &mut Command| {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
-    };
-    quiet(Command::new(tool).arg("--version"))
+fn is_here(need: &str) -> bool {
+    match need {
+        LEAK_SANITIZER => {
+            let Ok(folder) = tempfile::tempdir() else { return false };
+            let source = "int main(void) { return 0; }";
+            let flags = ["-fsanitize=leak"];
+            cgrove_testkit::acts::compile_source(folder.path(), "probe", source, &flags).is_ok()
+        }
+        SMALL_PID_MAX => std::fs::read_to_string("/proc/sys/kernel/pid_max")
+            .is_ok_and(|text| text.trim().parse().is_ok_and(|max: u32| max <= 70_000)),
+        tool => {
+            let mut command = Command::new(tool);
+            command.arg("--version").stdin(Stdio::null());
+            command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+        }
+    }
 }

@@ -8,11 +8,11 @@ use cgrove_testkit::watch;
 use crate::kit::{PATIENCE, Place, kit, run};
 
 crate::tests![
-    a_shell_inside_controls_its_jobs ["bash", "setsid"],
-    cgrove_is_a_job_like_any_other ["bash", "setsid"],
+    a_shell_inside_controls_its_jobs ["bash", "setsid", "stty"],
+    cgrove_is_a_job_like_any_other ["bash", "setsid", "stty"],
     the_window_size_reaches_the_command ["bash", "setsid", "stty"],
-    the_terminal_is_given_back ["bash", "setsid"],
-    a_closed_window_ends_the_run ["bash", "setsid"],
+    the_terminal_is_given_back ["bash", "setsid", "stty"],
+    a_closed_window_ends_the_run ["bash", "setsid", "stty"],
 ];
 
 const PROMPT: &str = "ready> ";

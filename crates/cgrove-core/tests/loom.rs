@@ -9,8 +9,10 @@
 
 #![cfg(loom)]
 
+#[path = "common/mutants.rs"]
+mod mutants;
+
 use cgrove_core::*;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -54,32 +56,15 @@ fn explore(mutant: Option<Mutant>, bound: Option<usize>, model: fn(Option<Mutant
     println!("{} executions explored", seen.load(Ordering::Relaxed));
 }
 
-/// Passes as shipped, within `bound` preemptions (`None`: all there are), and fails with each of `mutants`.
-///
-/// A mutant runs in a process of its own, this binary again: a protocol broken
-/// half-way through may panic while it unwinds, which ends the process.
-fn check(test: &str, bound: Option<usize>, model: fn(Option<Mutant>), mutants: &[Mutant]) {
-    if let Ok(chosen) = std::env::var(CHOICE) {
-        let mutant = mutants.iter().find(|mutant| format!("{mutant:?}") == chosen);
-        return explore(Some(*mutant.expect("a mutant of this test")), bound, model);
+/// Passes as shipped, within `bound` preemptions (`None`: all there are), and
+/// fails with each of `wrong`.
+fn check(test: &str, bound: Option<usize>, model: fn(Option<Mutant>), wrong: &[Mutant]) {
+    if let Some(mutant) = mutants::chosen(wrong) {
+        return explore(Some(mutant), bound, model);
     }
     explore(None, bound, model);
-    for mutant in mutants {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture"])
-            .env(CHOICE, format!("{mutant:?}"))
-            .env("RUST_BACKTRACE", "0")
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&child.stderr);
-        let why = said.lines().skip_while(|line| !line.contains("panicked at")).nth(1);
-        assert!(!child.status.success(), "mutant {mutant:?} was not caught");
-        println!("mutant {mutant:?}: caught: {}", why.expect("a panic says why"));
-    }
+    mutants::catch(test, wrong);
 }
-
-/// Names the mutant a child process runs with.
-const CHOICE: &str = "CGROVE_MUTANT";
 
 fn fx() -> Effects {
     Effects::at(Time(0))

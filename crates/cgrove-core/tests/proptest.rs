@@ -29,6 +29,9 @@
 mod compare;
 #[path = "common/gate.rs"]
 mod gate;
+#[cfg(shuttle)]
+#[path = "common/mutants.rs"]
+mod mutants;
 #[path = "common/pair.rs"]
 mod pair;
 #[path = "common/reference.rs"]
@@ -185,11 +188,10 @@ fn the_core_does_what_the_model_says() {
 }
 
 #[cfg(shuttle)]
-mod mutants {
+mod wrong {
     use super::*;
     use shuttle::scheduler::RandomScheduler;
     use shuttle::{Config, FailurePersistence, Runner};
-    use std::process::Command;
     use std::sync::{Arc, Mutex};
 
     /// The wrong protocols that show in the order of one thread's operations.
@@ -202,9 +204,6 @@ mod mutants {
         Mutant::ParentFirst,
         Mutant::NoGrace,
     ];
-
-    /// Names the mutant that a child process runs with.
-    const CHOICE: &str = "CGROVE_MUTANT";
 
     /// One case as one execution: the core's locks work nowhere else.
     fn execute(case: &Case, mutant: Option<Mutant>) -> Result<(), String> {
@@ -233,27 +232,11 @@ mod mutants {
         explore(None);
     }
 
-    /// Each in a process of its own, this binary again: a protocol broken
-    /// half-way through may panic while it unwinds, which ends the process.
     #[test]
     fn mutants_are_caught() {
-        if let Ok(chosen) = std::env::var(CHOICE) {
-            let mutant = MUTANTS.iter().find(|mutant| format!("{mutant:?}") == chosen);
-            return explore(Some(*mutant.expect("one of the mutants")));
-        }
-        for mutant in MUTANTS {
-            let child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "mutants::mutants_are_caught", "--nocapture"])
-                .env(CHOICE, format!("{mutant:?}"))
-                .env("RUST_BACKTRACE", "0")
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&child.stderr);
-            assert!(!child.status.success(), "mutant {mutant:?} was not caught");
-            // The last panic is that of the shortest sequence.
-            let (_, last) = said.rsplit_once("panicked at").expect("a panic says where");
-            let why = last.lines().nth(1).expect("and why");
-            println!("mutant {mutant:?}: caught: {why}");
+        match mutants::chosen(&MUTANTS) {
+            Some(mutant) => explore(Some(mutant)),
+            None => mutants::catch("wrong::mutants_are_caught", &MUTANTS),
         }
     }
 }

@@ -35,6 +35,8 @@
 
 #[path = "common/checker.rs"]
 mod checker;
+#[path = "common/mutants.rs"]
+mod mutants;
 #[path = "common/world.rs"]
 mod world;
 
@@ -42,7 +44,6 @@ use cgrove_core::*;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, FailurePersistence, Runner, thread};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -154,27 +155,10 @@ const MUTANTS: [Mutant; 6] = [
     Mutant::NoGrace,
 ];
 
-/// Names the mutant that a child process runs with.
-const CHOICE: &str = "CGROVE_MUTANT";
-
-/// Each in a process of its own, this binary again: a protocol broken half-way
-/// through may panic while it unwinds, which ends the process.
 #[test]
 fn mutants_are_caught() {
-    if let Ok(chosen) = std::env::var(CHOICE) {
-        let mutant = MUTANTS.iter().find(|mutant| format!("{mutant:?}") == chosen);
-        return explore(Some(*mutant.expect("one of the mutants")));
-    }
-    for mutant in MUTANTS {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "mutants_are_caught", "--nocapture"])
-            .env(CHOICE, format!("{mutant:?}"))
-            .env("RUST_BACKTRACE", "0")
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&child.stderr);
-        assert!(!child.status.success(), "mutant {mutant:?} was not caught");
-        let why = said.lines().skip_while(|line| !line.contains("panicked at")).nth(1);
-        println!("mutant {mutant:?}: caught: {}", why.expect("a panic says why"));
+    match mutants::chosen(&MUTANTS) {
+        Some(mutant) => explore(Some(mutant)),
+        None => mutants::catch("mutants_are_caught", &MUTANTS),
     }
 }

@@ -24,6 +24,7 @@ use crate::kill::Sweep;
 use crate::launch::Caller;
 use crate::mutant::{self, Mutant};
 use crate::options::RunOptions;
+use crate::procfs::Proc;
 use crate::report::{Report, nanos};
 use crate::scan::Scanner;
 use crate::supervisor::supervise;
@@ -80,6 +81,12 @@ pub fn run(options: &RunOptions) -> Result<Report, HostError> {
     result
 }
 
+/// Whether the process is stopped now; yes also if `/proc` does not say.
+fn is_stopped(pid: RawPid) -> bool {
+    let stat = Proc::open().and_then(|mut proc| proc.stat(pid));
+    stat.map_or_else(|errno| errno != Errno::ENOENT, |stat| stat.state == b'T')
+}
+
 /// How the conversation with the supervisor ended.
 enum Outcome {
     Report,
@@ -123,7 +130,11 @@ impl Front {
 
     fn on_message(&mut self) {
         match ToFront::receive(self.socket.as_fd()) {
-            Ok(Some(ToFront::Stopped(signal))) => self.stop(signal),
+            // Only if it still is: the news may have waited here while we were stopped ourselves.
+            Ok(Some(ToFront::Stopped { signal, command })) if is_stopped(command) => {
+                self.stop(signal);
+            }
+            Ok(Some(ToFront::Stopped { .. })) => {}
             Ok(Some(ToFront::Report(chunk))) => self.report.extend_from_slice(&chunk),
             Ok(Some(ToFront::Done)) => self.outcome = Some(Outcome::Report),
             Ok(Some(ToFront::Failed(text))) => self.outcome = Some(Outcome::Failed(text)),

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
-use nix::unistd::{Pid, getpid, getppid, setpgid};
+use nix::unistd::{Pid, geteuid, getpid, getppid, setpgid};
 
 use crate::error::HostError;
 use crate::gate;
@@ -77,12 +77,24 @@ pub fn start(launch: &Launch<'_>) -> Result<(RawPid, OwnedFd), HostError> {
     }
 }
 
+/// A setuid program started by somebody without rights could not be killed by him. The gate comes
+/// with no_new_privs for such a caller; without it the kill needs it all the same.
+fn stay_killable() {
+    if !geteuid().is_root() {
+        // Fails on no kernel that has it, and Linux has had it since 3.5.
+        let _ = sys::no_new_privs();
+    }
+}
+
 fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
     // Fails only if the caller's group is gone, and then there is no terminal to share.
     let _ = setpgid(Pid::from_raw(0), launch.caller.group);
     let _ = sys::die_with_parent();
     if getppid() != parent {
         sys::exit_now(125);
+    }
+    if launch.gate.is_none() {
+        stay_killable();
     }
     if let Some(program) = launch.gate {
         let installed = match gate::install(Some(program)) {
@@ -93,6 +105,9 @@ fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
         // Without the listener in the supervisor's hands every fork would fail: give up.
         if installed.send(report.as_fd()).is_err() || (refused && launch.gate_or_nothing) {
             sys::exit_now(125);
+        }
+        if refused {
+            stay_killable();
         }
     }
     if launch.caller.sigchld_ignored {

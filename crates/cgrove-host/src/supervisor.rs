@@ -48,13 +48,13 @@ const SPARE_FDS: usize = 4;
 enum Phase {
     /// The command runs.
     Running {
-        /// When it has run long enough.
+        /// When it has run long enough; never, also if that is beyond what the clock can count.
         timeout: Option<Instant>,
     },
     /// SIGTERM was sent to everyone.
     Terminating {
-        /// When SIGKILL follows.
-        until: Instant,
+        /// When SIGKILL follows; never, as above.
+        until: Option<Instant>,
     },
     /// The gate is closed and everything found is killed.
     Killing {
@@ -174,7 +174,7 @@ impl<'a> Supervisor<'a> {
             accounting: Accounting::default(),
             sweep: Sweep::default(),
             sampler: Sampler::default(),
-            phase: Phase::Running { timeout: options.timeout.map(|t| started + t) },
+            phase: Phase::Running { timeout: options.timeout.and_then(|t| started.checked_add(t)) },
             scanner,
             signals,
             front: Some(front_copy),
@@ -243,7 +243,7 @@ impl<'a> Supervisor<'a> {
     fn wait_time(&self) -> PollTimeout {
         let phase = match self.phase {
             Phase::Running { timeout } => timeout,
-            Phase::Terminating { until } => Some(until),
+            Phase::Terminating { until } => until,
             Phase::Killing { again } => Some(again),
             Phase::Over => None,
         };
@@ -258,7 +258,7 @@ impl<'a> Supervisor<'a> {
     fn on_time(&mut self) {
         let phase_due = match self.phase {
             Phase::Running { timeout } => timeout,
-            Phase::Terminating { until } => Some(until),
+            Phase::Terminating { until } => until,
             Phase::Killing { again } => Some(again),
             Phase::Over => return,
         };
@@ -291,7 +291,7 @@ impl<'a> Supervisor<'a> {
             self.kill();
             return;
         }
-        self.phase = Phase::Terminating { until: now + self.options.kill_grace };
+        self.phase = Phase::Terminating { until: now.checked_add(self.options.kill_grace) };
         if mutant::is(Mutant::NoWarning) {
             return;
         }
@@ -357,7 +357,8 @@ impl<'a> Supervisor<'a> {
                 }
                 Fate::Stopped(signal) if waited.pid == self.command => {
                     if let Some(front) = &self.front {
-                        let _ = ToFront::Stopped(signal).send(front.as_fd());
+                        let _ =
+                            ToFront::Stopped { signal, command: self.command }.send(front.as_fd());
                     }
                 }
                 Fate::Stopped(_) | Fate::Continued => {}

@@ -19,11 +19,19 @@ use crate::sys::RawPid;
 /// A report is sent in packets of at most this many bytes: far below the smallest socket buffer.
 const CHUNK: usize = 32 * 1024;
 
+/// Until the other side has room.
+const WAIT: MsgFlags = MsgFlags::empty();
+
 /// From the supervisor to the front.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToFront {
-    /// The command was stopped by this signal.
-    Stopped(i32),
+    /// The command was stopped.
+    Stopped {
+        /// By this signal.
+        signal: i32,
+        /// Its pid.
+        command: RawPid,
+    },
     /// A piece of the report, as JSON.
     Report(Vec<u8>),
     /// That was all of it.
@@ -64,14 +72,21 @@ impl ToFront {
     /// Sends it; EPIPE when the front is gone.
     pub fn send(&self, to: BorrowedFd<'_>) -> Result<(), Errno> {
         match self {
-            ToFront::Stopped(signal) => packet(to, b'S', &signal.to_ne_bytes()),
-            ToFront::Report(json) => {
-                json.chunks(CHUNK).try_for_each(|chunk| packet(to, b'R', chunk))
+            // A front that is stopped itself reads nothing. Rather than wait for it with the whole
+            // tree waiting at the gate, leave a stop out: it has many others to read first.
+            ToFront::Stopped { signal, command } => {
+                match packet(to, b'S', &pair_of(*signal, *command), MsgFlags::MSG_DONTWAIT) {
+                    Err(Errno::EAGAIN) => Ok(()),
+                    other => other,
+                }
             }
-            ToFront::Done => packet(to, b'D', &[]),
+            ToFront::Report(json) => {
+                json.chunks(CHUNK).try_for_each(|chunk| packet(to, b'R', chunk, WAIT))
+            }
+            ToFront::Done => packet(to, b'D', &[], WAIT),
             ToFront::Failed(text) => {
                 let bytes = text.as_bytes();
-                packet(to, b'F', &bytes[..bytes.len().min(CHUNK)])
+                packet(to, b'F', &bytes[..bytes.len().min(CHUNK)], WAIT)
             }
         }
     }
@@ -83,7 +98,7 @@ impl ToFront {
             return Ok(None);
         };
         Ok(Some(match kind {
-            b'S' => ToFront::Stopped(int(body, 0)),
+            b'S' => ToFront::Stopped { signal: int(body, 0), command: int(body, 4) },
             b'R' => ToFront::Report(body.to_vec()),
             b'D' => ToFront::Done,
             _ => ToFront::Failed(String::from_utf8_lossy(body).into_owned()),
@@ -95,10 +110,7 @@ impl ToSupervisor {
     /// Sends it.
     pub fn send(&self, to: BorrowedFd<'_>) -> Result<(), Errno> {
         let ToSupervisor::Signal { signal, sender } = self;
-        let mut body = [0; 8];
-        body[..4].copy_from_slice(&signal.to_ne_bytes());
-        body[4..].copy_from_slice(&sender.to_ne_bytes());
-        packet(to, b'K', &body)
+        packet(to, b'K', &pair_of(*signal, *sender), WAIT)
     }
 
     /// Receives one; `None` at the end of the stream.
@@ -121,8 +133,10 @@ impl FromCommand {
                 let rights = [ControlMessage::ScmRights(&fds)];
                 sendmsg::<()>(to.as_raw_fd(), &iov, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
             }
-            FromCommand::NoGate(errno) => packet(to, b'N', &(*errno as i32).to_ne_bytes()),
-            FromCommand::ExecFailed(errno) => packet(to, b'X', &(*errno as i32).to_ne_bytes()),
+            FromCommand::NoGate(errno) => packet(to, b'N', &(*errno as i32).to_ne_bytes(), WAIT),
+            FromCommand::ExecFailed(errno) => {
+                packet(to, b'X', &(*errno as i32).to_ne_bytes(), WAIT)
+            }
         }
     }
 
@@ -142,16 +156,23 @@ impl FromCommand {
     }
 }
 
+fn pair_of(first: i32, second: i32) -> [u8; 8] {
+    let mut body = [0; 8];
+    body[..4].copy_from_slice(&first.to_ne_bytes());
+    body[4..].copy_from_slice(&second.to_ne_bytes());
+    body
+}
+
 fn int(body: &[u8], at: usize) -> i32 {
     body.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes)
 }
 
-fn packet(to: BorrowedFd<'_>, kind: u8, body: &[u8]) -> Result<(), Errno> {
+fn packet(to: BorrowedFd<'_>, kind: u8, body: &[u8], flags: MsgFlags) -> Result<(), Errno> {
     let mut bytes = Vec::with_capacity(body.len() + 1);
     bytes.push(kind);
     bytes.extend_from_slice(body);
     loop {
-        match send(to.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) {
+        match send(to.as_raw_fd(), &bytes, flags | MsgFlags::MSG_NOSIGNAL) {
             Err(Errno::EINTR) => {}
             other => return other.map(drop),
         }

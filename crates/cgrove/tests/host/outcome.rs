@@ -12,6 +12,7 @@ crate::tests![
     a_timeout_is_124_and_gives_time_to_clean_up,
     a_stubborn_tree_is_killed_after_the_grace,
     a_stopped_tree_is_ended_by_its_timeout,
+    times_beyond_the_clock_never_come,
     quiet_says_nothing_and_verbose_says_why,
     the_report_goes_to_standard_output,
     the_report_has_the_documented_fields,
@@ -98,6 +99,18 @@ fn the_report_goes_to_standard_output(place: Place) {
     let json: serde_json::Value = serde_json::from_str(json).expect("one JSON object");
     assert_eq!(json["version"], 1);
     assert_eq!(json["command"][1], "hello");
+}
+
+fn times_beyond_the_clock_never_come(place: Place) {
+    let long = "500000000000years";
+    let ended = run(place).options(&["--timeout", long]).acts("exit", 4).end();
+    assert_eq!(ended.status, 4, "{ended:?}");
+    let options = ["--timeout", "100ms", "--kill-grace", long];
+    let script = "trap 'sleep 0.2; exit 3' TERM; echo; while :; do sleep 0.02; done; : MARK";
+    let ended = run(place).options(&options).script(script).end();
+    let report = ended.report();
+    assert_eq!((ended.status, report.reason), (124, Reason::Timeout), "{ended:?}");
+    assert_eq!(report.exit.code, Some(3), "{ended:?}");
 }
 
 /// docs/REPORT.md and the report name the same fields, both ways.

@@ -12,6 +12,7 @@ crate::tests![
     ignored_and_blocked_signals_are_handed_down,
     directory_environment_and_arguments_stay,
     streams_pass_through,
+    a_stopped_front_holds_nobody_up,
     a_stopped_command_stops_cgrove,
 ];
 
@@ -73,6 +74,20 @@ fn streams_pass_through(place: Place) {
     let bare = std::process::Command::new("cksum").stdin(File::open(&path).unwrap()).output();
     assert_eq!(ended.out.as_bytes(), bare.unwrap().stdout);
     assert!(ended.err.starts_with("complaint\n"), "{ended:?}");
+}
+
+/// A front that is stopped alone must not hold the tree up, however often that changes its state.
+fn a_stopped_front_holds_nobody_up(place: Place) {
+    let script = "echo ready; (while kill -CONT $$; do :; done) & i=0; \
+        while [ $i -lt 2000 ]; do kill -STOP $$; i=$((i+1)); done; \
+        kill $!; echo done; exec ACTS sleep MARK";
+    let running = run(place).script(script).start();
+    running.said("ready");
+    running.signal(libc::SIGSTOP);
+    running.said("done");
+    running.signal(libc::SIGCONT);
+    running.signal(libc::SIGTERM);
+    assert_eq!(running.end().status, 128 + 15);
 }
 
 /// A stop without a terminal, as a script's supervisor may send it.

@@ -25,8 +25,9 @@ pub(crate) struct CsetTasks {
     /// Tasks that are not dead, in no particular order; `Task::slot` is each
     /// one's index. The set is populated iff this is not empty.
     pub(crate) tasks: Vec<Arc<Task>>,
-    /// Dead leaders whose group still has live threads. Not population.
-    pub(crate) dying: Vec<Arc<Task>>,
+    /// Dead tasks that are not freed, likewise indexed by `Task::slot`. Not
+    /// population, but each holds the set, and with it every css.
+    pub(crate) unfreed: Vec<Arc<Task>>,
     /// Forks prepared and not yet published. They keep the cgroup from being
     /// removed: the child has a place in it.
     pub(crate) reserved: usize,
@@ -52,22 +53,45 @@ impl CssSet {
     }
 }
 
+/// Adds a task, which is in no list, to one.
+fn push(list: &mut Vec<Arc<Task>>, task: Arc<Task>) {
+    task.slot.store(list.len(), Ordering::Relaxed);
+    list.push(task);
+}
+
+/// Removes a task from the list that it is in.
+fn remove(list: &mut Vec<Arc<Task>>, task: &Arc<Task>) {
+    let slot = task.slot.load(Ordering::Relaxed);
+    invariant!(
+        list.get(slot).is_some_and(|at| Arc::ptr_eq(at, task)),
+        "removing a task from a list that it is not in"
+    );
+    list.swap_remove(slot);
+    if let Some(moved) = list.get(slot) {
+        moved.slot.store(slot, Ordering::Relaxed);
+    }
+}
+
 impl CsetTasks {
     pub(crate) fn link(&mut self, task: Arc<Task>) {
-        task.slot.store(self.tasks.len(), Ordering::Relaxed);
-        self.tasks.push(task);
+        push(&mut self.tasks, task);
     }
 
+    /// The task is dead: from now on it only holds the set.
     pub(crate) fn unlink(&mut self, task: &Arc<Task>) {
-        let slot = task.slot.load(Ordering::Relaxed);
-        invariant!(
-            self.tasks.get(slot).is_some_and(|at| Arc::ptr_eq(at, task)),
-            "unlinking a task that is not linked here"
-        );
-        self.tasks.swap_remove(slot);
-        if let Some(moved) = self.tasks.get(slot) {
-            moved.slot.store(slot, Ordering::Relaxed);
-        }
+        remove(&mut self.tasks, task);
+        push(&mut self.unfreed, Arc::clone(task));
+    }
+
+    /// The task is freed.
+    pub(crate) fn forget(&mut self, task: &Arc<Task>) {
+        remove(&mut self.unfreed, task);
+    }
+
+    /// Leaders that are dead while threads of theirs live: the process exists
+    /// under their id (`dying_tasks` of a Linux css_set).
+    pub(crate) fn dead_leaders(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.unfreed.iter().filter(|task| task.is_leader() && task.group_live() > 0)
     }
 
     /// What the thread listing shows: every task but those exiting in a group

@@ -84,9 +84,7 @@ impl Hierarchy {
             cset.take()
         };
         let Some(cset) = cset else { return Ok(()) };
-        if task.is_leader() {
-            cset.list.lock().dying.retain(|other| !Arc::ptr_eq(other, task));
-        }
+        cset.list.lock().forget(task);
         self.inner.put_css_set(&cset, fx);
         Ok(())
     }
@@ -136,9 +134,6 @@ impl Inner {
             return Err(Errno::ESRCH);
         }
         list.unlink(task);
-        if task.is_leader() && task.group_live() > 0 {
-            list.dying.push(Arc::clone(task));
-        }
         Ok(())
     }
 }

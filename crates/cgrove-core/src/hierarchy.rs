@@ -304,7 +304,7 @@ impl Drop for Inner {
                 for cset in cgroup.csets(&set) {
                     let mut list = cset.list.lock();
                     let tasks =
-                        (core::mem::take(&mut list.tasks), core::mem::take(&mut list.dying));
+                        (core::mem::take(&mut list.tasks), core::mem::take(&mut list.unfreed));
                     drop(list);
                     drop(tasks);
                 }

@@ -30,7 +30,7 @@ impl Hierarchy {
         for cset in cgroup.csets(&set) {
             let list = cset.list.lock();
             leaders.extend(list.visible().filter(|task| task.is_leader()).cloned());
-            leaders.extend(list.dying.iter().filter(|task| task.group_live() > 0).cloned());
+            leaders.extend(list.dead_leaders().cloned());
         }
         leaders
     }

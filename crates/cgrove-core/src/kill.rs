@@ -43,7 +43,7 @@ impl Hierarchy {
             below.kill_seq.fetch_add(bump, Ordering::AcqRel);
             for cset in below.csets(&set) {
                 let list = cset.list.lock();
-                for task in list.visible().chain(&list.dying) {
+                for task in list.visible().chain(list.dead_leaders()) {
                     let leader = task.leader();
                     // Once per process: a second kill has nothing to add.
                     if task.group_live() > 0 && leader.advance(Stage::KILLED, Stage::empty()) {

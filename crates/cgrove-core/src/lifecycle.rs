@@ -15,10 +15,12 @@ pub struct Lifecycle {
     pub phase: Phase,
     /// When it entered it.
     pub since: Time,
-    /// Tasks in its subtree that are not dead, which delay the kill, and dead
-    /// leaders kept for their listing. Any other task that is dead but not
-    /// freed delays the release and shows in `references` only.
+    /// Tasks in its subtree that are not dead: before [`Phase::Killed`] they
+    /// delay the kill.
     pub tasks: Vec<TaskId>,
+    /// Tasks in its subtree that are dead and not freed, zombies above all:
+    /// they delay the release.
+    pub unfreed: Vec<TaskId>,
     /// References held, the base reference included.
     pub references: u64,
     /// Child csses that are not released.
@@ -31,24 +33,28 @@ impl Hierarchy {
     pub fn lifecycle(&self, css: &CssRef) -> Lifecycle {
         let tree = self.inner.tree_lock.lock();
         let set = self.inner.set_lock.lock();
-        let mut tasks = Vec::new();
+        let (mut tasks, mut unfreed) = (Vec::new(), Vec::new());
         let mut todo = alloc::vec![css.clone()];
         while let Some(at) = todo.pop() {
             todo.extend(at.tree.get(&tree).children.values().filter_map(|css| css.upgrade()));
             for cset in at.cgroup().csets(&set) {
                 if at.ss.is_none() || cset.csses.iter().any(|pinned| pinned.id == at.id) {
                     let list = cset.list.lock();
-                    tasks.extend(list.tasks.iter().chain(&list.dying).map(|task| task.id));
+                    tasks.extend(list.tasks.iter().map(|task| task.id));
+                    unfreed.extend(list.unfreed.iter().map(|task| task.id));
                 }
             }
         }
-        tasks.sort_unstable();
-        tasks.dedup();
+        for list in [&mut tasks, &mut unfreed] {
+            list.sort_unstable();
+            list.dedup();
+        }
         let state = css.tree.get(&tree);
         Lifecycle {
             phase: state.phase,
             since: state.since,
             tasks,
+            unfreed,
             references: css.refs.count(),
             children: state.children.keys().copied().collect(),
         }

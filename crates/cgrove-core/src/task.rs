@@ -46,7 +46,7 @@ pub struct Task {
     stage: AtomicU32,
     /// Which set the task is in. Its lock is outside the set's list lock.
     pub(crate) cset: Leaf<Option<Arc<CssSet>>>,
-    /// Index in the set's task list; under that list's lock.
+    /// Index in the set's list of tasks or of unfreed ones; under their lock.
     pub(crate) slot: AtomicUsize,
 }
 

@@ -46,6 +46,8 @@ fn offline_waits_for_the_last_switch_and_free_for_the_last_reference() {
     assert!(a.css("c").is_none());
     let life = w.h.lifecycle(&css);
     assert_eq!((life.phase, life.since, life.references), (Phase::Offline, Time(7), 1));
+    // Which is the task's, and here is its name.
+    assert_eq!((&life.tasks[..], &life.unfreed[..]), (&[][..], &[task.id()][..]));
     w.free(&task);
     w.pump();
     assert_eq!(ends(&log), ["c released 2", "c free 2"]);

@@ -159,6 +159,7 @@ impl Pair<'_> {
             phase: want.phase,
             since: Time(want.since),
             tasks: model.waited_for(at).into_iter().map(|task| TaskId(task as u64)).collect(),
+            unfreed: model.unfreed(at).into_iter().map(|task| TaskId(task as u64)).collect(),
             references: model.references(at, kind) as u64,
             children: model.css_children(at, kind).map(child).collect(),
         };

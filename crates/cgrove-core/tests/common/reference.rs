@@ -143,8 +143,6 @@ pub struct TaskModel {
     pub reaped: bool,
     pub freed: bool,
     pub killed: bool,
-    /// A leader that was dead before the rest of its group was exiting.
-    kept: bool,
 }
 
 /// A fork that is prepared and neither published nor cancelled.
@@ -619,13 +617,15 @@ impl Reference {
         self.all().flat_map(|at| KINDS.map(|kind| (at, kind))).filter(waits).count()
     }
 
-    /// Tasks that a css at this cgroup names as those it waits for: not dead,
-    /// or dead leaders that are still listed.
+    /// Tasks that a css at this cgroup names as those that delay its kill.
     pub fn waited_for(&self, cgroup: Cg) -> BTreeSet<Tk> {
-        self.tasks_where(|_, task| {
-            let keeps = !task.dead || (task.kept && !task.freed);
-            keeps && self.within(task.cgroup, cgroup)
-        })
+        self.tasks_where(|_, task| !task.dead && self.within(task.cgroup, cgroup))
+    }
+
+    /// Those that delay its release.
+    pub fn unfreed(&self, cgroup: Cg) -> BTreeSet<Tk> {
+        let holds = |task: &TaskModel| task.dead && !task.freed;
+        self.tasks_where(|_, task| holds(task) && self.within(task.cgroup, cgroup))
     }
 
     // cgroup.stat.
@@ -722,7 +722,6 @@ impl Reference {
             reaped: false,
             freed: false,
             killed: false,
-            kept: false,
         };
         self.flipping(asked, |this| this.tasks.push(task));
         id
@@ -741,7 +740,6 @@ impl Reference {
         if !self.tasks[task].exiting || self.tasks[task].dead {
             return Err(Errno::ESRCH);
         }
-        self.tasks[task].kept = self.tasks[task].leader == task && self.group_live(task) > 0;
         self.flipping(asked, |this| this.tasks[task].dead = true);
         Ok(())
     }

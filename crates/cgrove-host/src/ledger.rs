@@ -81,6 +81,8 @@ pub struct Ledger {
     nameless: Vec<Fork>,
     /// By thread. Never more to come than these, and so never more charges needed for them.
     unproven: HashMap<RawPid, Unproven>,
+    /// A complete census was taken for the question that is being answered.
+    all_seen: bool,
     /// Most tasks known to have existed at once.
     peak_seen: u64,
     forks: u64,
@@ -109,6 +111,7 @@ impl Ledger {
             known: HashMap::new(),
             nameless: Vec::new(),
             unproven: HashMap::new(),
+            all_seen: false,
             peak_seen: 0,
             forks: 0,
             census_time: Duration::ZERO,
@@ -140,14 +143,14 @@ impl Ledger {
     pub fn charge(&mut self, tid: RawPid, scanner: &mut Scanner) -> Result<Fork, CoreErrno> {
         self.fx.set_now(self.now());
         self.unproven.remove(&tid);
+        self.all_seen = false;
+        let unsure = !self.nameless.is_empty() || self.known.len() > 1;
         if !self.pids.fits(1) {
             if !mutant::is(Mutant::NoRecount) {
                 self.make_room(scanner);
             }
         } else if self.nameless.len() >= MIN_PENDING.max(2 * self.known.len())
-            || (self.pids.current() >= self.peak_seen
-                && !self.nameless.is_empty()
-                && self.may_look())
+            || (unsure && self.pids.current() >= self.peak_seen && self.may_look())
         {
             self.reconcile(scanner);
         }
@@ -159,8 +162,10 @@ impl Ledger {
     /// The charged fork was let through.
     pub fn forked(&mut self, tid: RawPid, fork: Fork) {
         self.forks += 1;
-        if self.nameless.is_empty() {
-            // Everyone has a name, so this many exist once the fork succeeds.
+        // If everyone has a name and was there a moment ago, or asks, so many exist once the fork
+        // succeeds.
+        let all_there = self.all_seen || self.known.len() == 1 || mutant::is(Mutant::DeadCounted);
+        if self.nameless.is_empty() && all_there {
             self.saw(self.known.len() as u64 + 1);
         }
         self.nameless.push(fork);
@@ -197,6 +202,7 @@ impl Ledger {
                 self.known.keys().copied().filter(|tid| census.get(*tid).is_none()).collect();
             gone.into_iter().for_each(|tid| self.forget(tid));
             self.saw(census.tasks.len() as u64);
+            self.all_seen = true;
         }
         self.perform();
         self.census_time += begun.elapsed();

@@ -12,6 +12,8 @@ pub(crate) enum Mutant {
     NoRecount,
     /// A complete census cancels the charges of children that are still to come.
     ToComeForgotten,
+    /// Whoever has a name is taken for alive when the peak is told.
+    DeadCounted,
     /// One walk over `/proc` passes for a complete census.
     OnePass,
     /// A kill leaves the gate open.

@@ -205,5 +205,6 @@ mod loom_tests {
         let mutation = Mutation { on: Some(Mutant::NoReleaseOnEnter) };
         let caught = catch_unwind(AssertUnwindSafe(|| model(mutation))).is_err();
         assert!(caught, "a section opened without a release was not caught");
+        std::println!("mutant NoReleaseOnEnter: caught");
     }
 }

@@ -317,5 +317,6 @@ mod loom_tests {
         let mutation = Mutation { on: Some(Mutant::KillSkipsShard) };
         let caught = catch_unwind(AssertUnwindSafe(|| model(true, mutation))).is_err();
         assert!(caught, "a kill that skips a shard was not caught");
+        std::println!("mutant KillSkipsShard: caught");
     }
 }

@@ -11,6 +11,7 @@ crate::tests![
     a_tree_that_moves_never_passes_the_limit,
     the_limit_can_be_filled_to_the_last_place,
     one_task_is_a_limit_too,
+    the_dead_do_not_raise_the_peak,
     two_thousand_threads,
     threads_are_not_asked_without_a_limit,
     a_bomb_without_a_bound_dies_in_one_pass,
@@ -91,6 +92,15 @@ fn one_task_is_a_limit_too(place: Place) {
     // exec needs no place.
     let ended = run(place).options(&["--pids-max", "1"]).script("exec ACTS exit MARK 4").end();
     assert_eq!((ended.status, ended.report().reason), (4, Reason::Exited));
+}
+
+/// A child that was seen, and has ended since, is not there when the next one is born.
+fn the_dead_do_not_raise_the_peak(place: Place) {
+    // The sleeps are long enough to be looked at.
+    let script = "sleep 0.15; ACTS exit MARK 0; sleep 0.15; ACTS exit MARK 0; ACTS exit MARK 0";
+    let ended = run(place).options(&["--pids-max", "20"]).script(script).end();
+    let tasks = ended.report().tasks;
+    assert_eq!(tasks.peak, Some(2), "{tasks:?}");
 }
 
 fn two_thousand_threads(place: Place) {

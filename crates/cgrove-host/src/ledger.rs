@@ -144,7 +144,8 @@ impl Ledger {
         self.fx.set_now(self.now());
         self.unproven.remove(&tid);
         self.all_seen = false;
-        let unsure = !self.nameless.is_empty() || self.known.len() > 1;
+        let trusting = mutant::is(Mutant::DeadCounted);
+        let unsure = !self.nameless.is_empty() || (self.known.len() > 1 && !trusting);
         if !self.pids.fits(1) {
             if !mutant::is(Mutant::NoRecount) {
                 self.make_room(scanner);

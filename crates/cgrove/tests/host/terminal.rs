@@ -55,6 +55,8 @@ fn a_shell_inside_controls_its_jobs(place: Place) {
     terminal.expect("ready\r\n");
     // Deaf to Ctrl-Z; a plain sleep is not.
     terminal.send("\x1c\x03");
+    // The keys take effect when they are shown, not when they are typed.
+    terminal.expect("^C");
     let deaf = watch::marked(&it.mark);
     let deaf = deaf.iter().find(|p| p.cmdline.iter().any(|w| w == "stubborn")).expect("it runs");
     let _ = cgrove_host::sys::kill(deaf.pid, libc::SIGKILL);

@@ -159,8 +159,9 @@ impl Front {
         if info.ssi_code == SI_KERNEL {
             return signal == libc::SIGHUP && self.session_leader;
         }
-        // SIGPIPE from a write of our own, and the like.
-        info.ssi_pid != std::process::id()
+        // SIGPIPE from a write of our own, and the like; the supervisor only ever continues us.
+        let sender = i64::from(info.ssi_pid);
+        sender != i64::from(std::process::id()) && sender != i64::from(self.supervisor)
     }
 
     fn forward(&self, signal: i32, info: &siginfo) {
@@ -273,7 +274,10 @@ impl Terminal {
 
     /// A command that died in a group of its own leaves the terminal to a dead group.
     fn give_back(&self) {
-        if tcgetpgrp(self.stream).is_ok_and(|now| now != self.group) {
+        // Not if the shell took it back, as it does from a job that was sent to the background.
+        let abandoned =
+            |now: Pid| now != self.group && sys::kill(-now.as_raw(), 0) == Err(Errno::ESRCH);
+        if tcgetpgrp(self.stream).is_ok_and(abandoned) {
             // SIGTTOU is blocked, so this is allowed from the background.
             let _ = tcsetpgrp(self.stream, self.group);
         }

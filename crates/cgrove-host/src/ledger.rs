@@ -20,7 +20,7 @@
 //! at after our answer, sleeps or is stopped in any state but D: the kernel's fork path sleeps
 //! uninterruptibly only. (Its one exception needs the caller's `CLONE_PIDFD` pointer to lie in
 //! memory that a FUSE server pages in.) A running X proves nothing, unless it has burnt two clock
-//! ticks since. The proof is taken *before* the census it is used with.
+//! ticks of user time since. The proof is taken *before* the census it is used with.
 //!
 //! So `current` is at least the number of tasks that exist, at all times. Kernel threads that
 //! io_uring adds to a process do not pass the gate; the next census takes them in.
@@ -331,7 +331,8 @@ impl Ledger {
             Ok(stat) => match stat.state {
                 b'D' => true,
                 b'R' => {
-                    let ticks = stat.own.0 + stat.own.1;
+                    // User time alone: a fork of a large process runs in the kernel for long.
+                    let ticks = stat.own.0;
                     let first = *unproven.ticks.get_or_insert(ticks);
                     ticks < first + RUNNING_PROOF_TICKS
                         || unproven.since.elapsed() < RUNNING_PROOF_AGE

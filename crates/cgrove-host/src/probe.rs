@@ -88,6 +88,9 @@ pub struct FeatureClass {
 
 /// Looks around. The calling process must be single-threaded.
 pub fn look() -> Place {
+    let sigchld_ignored = sys::signal_is_ignored(libc::SIGCHLD);
+    // As a run does, or the probing child could not be waited for.
+    sys::set_signal_ignored(libc::SIGCHLD, false);
     let gate = probe_gate();
     let mut proc = Proc::open().ok();
     let mut read = |path: &str| -> Option<String> {
@@ -102,7 +105,6 @@ pub fn look() -> Place {
     let mounts = read("self/mounts").unwrap_or_default();
     let me = getpid().as_raw();
     let backend = if gate.works { Backend::Gate } else { Backend::Reaper };
-    let sigchld_ignored = sys::signal_is_ignored(libc::SIGCHLD);
     Place {
         kernel: read("sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
         seccomp_filters: field("Seccomp_filters").and_then(|n| n.parse().ok()),

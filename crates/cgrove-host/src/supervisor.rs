@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{Pid, getpid, setpgid};
+use nix::unistd::{Pid, getpid, getppid, setpgid};
 
 use crate::accounting::Accounting;
 use crate::conclude;
@@ -287,6 +287,7 @@ impl<'a> Supervisor<'a> {
 
     fn time_out(&mut self, now: Instant) {
         self.timed_out = true;
+        self.continue_front();
         if self.options.kill_grace.is_zero() {
             self.kill();
             return;
@@ -297,6 +298,14 @@ impl<'a> Supervisor<'a> {
         }
         let census = self.scanner.census();
         kill::signal_all(&mut self.scanner, &census, libc::SIGTERM);
+    }
+
+    /// The front stops when the command does, so that a shell notices. Whatever else ends the stop
+    /// ends the front's.
+    fn continue_front(&self) {
+        if self.front.is_some() {
+            let _ = sys::kill(getppid().as_raw(), libc::SIGCONT);
+        }
     }
 
     /// Closes the gate and kills what there is; on_child and on_time come back until the end.
@@ -311,6 +320,9 @@ impl<'a> Supervisor<'a> {
         {
             gate.close();
             self.ledger.kill();
+        }
+        if !matches!(self.phase, Phase::Killing { .. }) {
+            self.continue_front();
         }
         // Whoever the core wants dead is among those the sweep finds.
         let before = self.sweep.survivors().0;
@@ -353,6 +365,7 @@ impl<'a> Supervisor<'a> {
                     look_again |= self.sweep.collected(waited.pid);
                     if waited.pid == self.command {
                         self.fate = Some(waited.fate);
+                        self.continue_front();
                     }
                 }
                 Fate::Stopped(signal) if waited.pid == self.command => {
@@ -361,6 +374,7 @@ impl<'a> Supervisor<'a> {
                             ToFront::Stopped { signal, command: self.command }.send(front.as_fd());
                     }
                 }
+                Fate::Continued if waited.pid == self.command => self.continue_front(),
                 Fate::Stopped(_) | Fate::Continued => {}
             }
         };
@@ -376,7 +390,11 @@ impl<'a> Supervisor<'a> {
             if look_again {
                 self.kill();
             }
-        } else if self.fate.is_some() && !self.options.keep_descendants {
+        } else if self.fate.is_some()
+            && !self.options.keep_descendants
+            && matches!(self.phase, Phase::Running { .. })
+        {
+            // After SIGTERM everyone has the grace, not the command alone.
             self.kill();
         }
     }
@@ -387,8 +405,15 @@ impl<'a> Supervisor<'a> {
             Ok(Some(ToSupervisor::Signal { signal, sender })) => {
                 let from_inside =
                     sender > 0 && (self.ledger.knows(sender) || self.scanner.contains(sender));
-                if !from_inside && self.fate.is_none() {
+                if from_inside {
+                    return;
+                }
+                if self.fate.is_none() {
                     let _ = sys::kill(self.command, signal);
+                } else {
+                    // With the command gone, what it left is all there is to pass it on to.
+                    let census = self.scanner.glance();
+                    kill::signal_all(&mut self.scanner, &census, signal);
                 }
             }
             Ok(None) | Err(_) => {

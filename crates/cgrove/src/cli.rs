@@ -218,6 +218,7 @@ fn name(text: &str) -> Result<String, String> {
         "." | ".." => "that is not a name",
         _ if text.contains('/') => "a name has no slash",
         _ if text.contains('\n') => "a name has no line break",
+        _ if text.chars().any(char::is_control) => "a name has no control characters",
         _ if text.len() > NAME_MAX => "a name has at most 255 bytes",
         _ => return Ok(text.to_owned()),
     };

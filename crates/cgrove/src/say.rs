@@ -8,10 +8,18 @@ use std::io::Write;
 
 use cgrove_host::FAILED;
 
-/// One line on standard error, `cgrove: ` in front. Line breaks inside are made visible.
+/// One line on standard error, `cgrove: ` in front. Line breaks and other control characters, which
+/// a hostile command line may hold, are made visible.
 pub fn line(text: &dyn Display) {
-    let text = text.to_string().replace('\n', "\\n");
-    let _ = std::io::stderr().write_all(format!("cgrove: {text}\n").as_bytes());
+    let mut line = String::new();
+    for c in text.to_string().chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    let _ = std::io::stderr().write_all(format!("cgrove: {line}\n").as_bytes());
 }
 
 /// An error of cgrove itself; returns its exit status.

@@ -12,6 +12,7 @@ crate::tests![
     a_timeout_is_124_and_gives_time_to_clean_up,
     a_stubborn_tree_is_killed_after_the_grace,
     a_stopped_tree_is_ended_by_its_timeout,
+    the_grace_is_for_descendants_too,
     times_beyond_the_clock_never_come,
     quiet_says_nothing_and_verbose_says_why,
     the_report_goes_to_standard_output,
@@ -99,6 +100,15 @@ fn the_report_goes_to_standard_output(place: Place) {
     let json: serde_json::Value = serde_json::from_str(json).expect("one JSON object");
     assert_eq!(json["version"], 1);
     assert_eq!(json["command"][1], "hello");
+}
+
+/// The grace is everyone's: a shell dies of SIGTERM at once, the program it waits for cleans up.
+fn the_grace_is_for_descendants_too(place: Place) {
+    let options = ["--timeout", "300ms", "--kill-grace", "20s"];
+    let script = "sh -c 'trap \"sleep 0.5; echo cleaned; exit 0\" TERM; \
+        while :; do sleep 0.02; done' & wait; : MARK";
+    let ended = run(place).options(&options).script(script).end();
+    assert_eq!((ended.status, ended.out.as_str()), (124, "cleaned\n"), "{ended:?}");
 }
 
 fn times_beyond_the_clock_never_come(place: Place) {

@@ -13,6 +13,8 @@ crate::tests![
     directory_environment_and_arguments_stay,
     streams_pass_through,
     a_stopped_front_holds_nobody_up,
+    a_stop_that_is_over_does_not_hold_cgrove,
+    signals_reach_what_the_command_left,
     a_stopped_command_stops_cgrove,
 ];
 
@@ -80,14 +82,30 @@ fn streams_pass_through(place: Place) {
 fn a_stopped_front_holds_nobody_up(place: Place) {
     let script = "echo ready; (while kill -CONT $$; do :; done) & i=0; \
         while [ $i -lt 2000 ]; do kill -STOP $$; i=$((i+1)); done; \
-        kill $!; echo done; exec ACTS sleep MARK";
+        kill $!; echo done; exit 5; : MARK";
     let running = run(place).script(script).start();
     running.said("ready");
     running.signal(libc::SIGSTOP);
     running.said("done");
-    running.signal(libc::SIGCONT);
+    assert_eq!(running.end().status, 5);
+}
+
+/// Whoever continues the command, or ends it, continues cgrove.
+fn a_stop_that_is_over_does_not_hold_cgrove(place: Place) {
+    let script = "(sleep 0.2; kill -CONT $$) & kill -STOP $$; echo back; : MARK";
+    let ended = run(place).script(script).end();
+    assert_eq!((ended.status, ended.out.as_str()), (0, "back\n"), "{ended:?}");
+    let options = ["--timeout", "300ms", "--kill-grace", "0"];
+    let ended = run(place).options(&options).script("kill -STOP $$; : MARK").end();
+    assert_eq!(ended.status, 124, "{ended:?}");
+}
+
+fn signals_reach_what_the_command_left(place: Place) {
+    let running = run(place).options(&["--keep-descendants"]).script("ACTS signals MARK &").start();
+    running.said("ready");
     running.signal(libc::SIGTERM);
-    assert_eq!(running.end().status, 128 + 15);
+    let ended = running.end();
+    assert_eq!((ended.status, ended.out.as_str()), (0, "ready\ngot 15\n"), "{ended:?}");
 }
 
 /// A stop without a terminal, as a script's supervisor may send it.

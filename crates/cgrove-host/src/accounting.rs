@@ -7,7 +7,8 @@
 //!
 //! **Sampled.** From the moment that can happen, samples of `/proc` are added up. Counted exactly,
 //! "collected + still running" can only grow; when it shrinks between two samples, the difference
-//! is time that was thrown away. What a thrown-away process used after the last sample is lost,
+//! is time that was thrown away. A walk over `/proc` that was not complete may have missed a process
+//! that moved, so what such a sample lacks is taken for lost only as far as the next lacks it too. What a thrown-away process used after the last sample is lost,
 //! which is why the class is then *sampled*.
 
 use crate::report::{Class, Cpu, nanos};
@@ -21,6 +22,8 @@ pub struct Accounting {
     lost: Nanos,
     /// Collected + running + lost at the last sample.
     last_total: Nanos,
+    /// What the last sample lacked, if it was not complete.
+    doubtful: Nanos,
     /// Why the figure is not exact.
     note: Option<String>,
 }
@@ -55,16 +58,17 @@ impl Accounting {
             user = user.saturating_add(stat.own.0).saturating_add(stat.children.0);
             system = system.saturating_add(stat.own.1).saturating_add(stat.children.1);
         }
-        self.settle(Nanos {
+        let running = Nanos {
             user: user.saturating_mul(ns_per_tick),
             system: system.saturating_mul(ns_per_tick),
-        });
+        };
+        self.settle(running, census.complete);
     }
 
     /// The figure, once nothing runs any more.
     pub fn finish(&mut self) -> Cpu {
         if self.is_sampled() {
-            self.settle(Nanos::default());
+            self.settle(Nanos::default(), true);
         }
         Cpu {
             user_ns: nanos(self.collected.user).saturating_add(self.lost.user),
@@ -74,15 +78,31 @@ impl Accounting {
         }
     }
 
-    fn settle(&mut self, running: Nanos) {
-        let settle = |collected: u64, running: u64, lost: &mut u64, last: &mut u64| {
-            let total = collected.saturating_add(running).saturating_add(*lost);
-            *lost = lost.saturating_add(last.saturating_sub(total));
-            *last = total.max(*last);
-        };
-        let Accounting { collected, lost, last_total, .. } = self;
-        settle(nanos(collected.user), running.user, &mut lost.user, &mut last_total.user);
-        settle(nanos(collected.system), running.system, &mut lost.system, &mut last_total.system);
+    fn settle(&mut self, running: Nanos, complete: bool) {
+        let settle =
+            |collected: u64, running: u64, lost: &mut u64, last: &mut u64, doubt: &mut u64| {
+                let total = collected.saturating_add(running).saturating_add(*lost);
+                let missing = last.saturating_sub(total);
+                let believed = if complete { missing } else { missing.min(*doubt) };
+                *lost = lost.saturating_add(believed);
+                *doubt = missing - believed;
+                *last = total.max(*last);
+            };
+        let Accounting { collected, lost, last_total: last, doubtful: doubt, .. } = self;
+        settle(
+            nanos(collected.user),
+            running.user,
+            &mut lost.user,
+            &mut last.user,
+            &mut doubt.user,
+        );
+        settle(
+            nanos(collected.system),
+            running.system,
+            &mut lost.system,
+            &mut last.system,
+            &mut doubt.system,
+        );
     }
 }
 
@@ -109,7 +129,7 @@ mod tests {
                 Seen { tid, tgid: tid, zombie: false, stat: Some(stat) }
             })
             .collect();
-        Census { tasks, complete: true }
+        Census { tasks, complete: true, hidden: Vec::new() }
     }
 
     fn waited(user: Duration) -> Waited {
@@ -130,6 +150,23 @@ mod tests {
         sum.sample(&census(&[]));
         let cpu = sum.finish();
         assert_eq!((cpu.user_ns, cpu.class), (4_000_000_000, Class::Sampled));
+    }
+
+    #[test]
+    fn what_one_incomplete_look_missed_is_not_lost() {
+        let second = sys::clock_ticks_per_second();
+        let glance = |ticks: &[u64]| Census { complete: false, ..census(ticks) };
+        let mut sum = Accounting::default();
+        sum.degrade("SIGCHLD is ignored");
+        sum.sample(&glance(&[second, second]));
+        // One moved while the tree was read, and is back.
+        sum.sample(&glance(&[second]));
+        sum.sample(&glance(&[second, second]));
+        // Then it vanishes, and stays away for two looks.
+        sum.sample(&glance(&[second]));
+        sum.sample(&glance(&[second]));
+        sum.collected(&waited(Duration::from_secs(1)));
+        assert_eq!(sum.finish().user_ns, 2_000_000_000);
     }
 
     #[test]

@@ -39,7 +39,20 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
                 .push(format!("--pids-max was exceeded and {hits} processes were killed for it"));
         }
     }
+    if let Some(pid) = run.entered {
+        warnings.push(format!(
+            "process {pid} entered a pid namespace that was there before: what it orphaned there \
+             belongs to that namespace's init"
+        ));
+    }
+    if let Some(pid) = run.ledger.hidden() {
+        warnings.push(format!(
+            "/proc hides process {pid}, which made itself undumpable: until it ends, its ended \
+             children keep their places"
+        ));
+    }
     let sigchld_ignored = run.caller.sigchld_ignored;
+    let kill = Feature::Kill.class(run.backend, sigchld_ignored);
     Report {
         pid: Some(run.command),
         backend: Some(run.backend),
@@ -68,7 +81,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         },
         classes: Classes {
             pids: Feature::Pids.class(run.backend, sigchld_ignored),
-            kill: Feature::Kill.class(run.backend, sigchld_ignored),
+            kill: if run.entered.is_some() { kill.min(Class::Sampled) } else { kill },
         },
         warnings,
         ..blank(run.options)

@@ -10,6 +10,9 @@
 //!   cannot see them; every libc falls back to `clone`.
 //! - `rt_sigaction(SIGCHLD, act ≠ NULL)`: tell the supervisor, because a parent that ignores SIGCHLD
 //!   makes the kernel throw away its children's CPU time.
+//! - `unshare(CLONE_NEWPID)`, `setns` into what may be a pid namespace: tell the supervisor, because
+//!   the init of such a namespace ends with its children unaccounted for, and takes in the orphans
+//!   of whoever enters it.
 //! - An architecture whose numbers we do not know could fork unseen: it is killed.
 //!
 //! A 32-bit program runs under a 64-bit kernel with numbers of its own; x32 shares x86-64's with
@@ -26,6 +29,7 @@ const OFFSET_NR: u32 = 0;
 const OFFSET_ARCH: u32 = 4;
 const OFFSET_ARGS: u32 = 16;
 const CLONE_THREAD: u32 = libc::CLONE_THREAD as u32;
+const CLONE_NEWPID: u32 = libc::CLONE_NEWPID as u32;
 const SIGCHLD: u32 = libc::SIGCHLD as u32;
 const ENOSYS: u32 = SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 /// The bit that marks an x32 call on x86-64.
@@ -41,8 +45,22 @@ pub enum Request {
     },
     /// A new action for SIGCHLD.
     ChildAction(ActionLayout),
+    /// A pid namespace for the children to come.
+    PidNamespace(Namespace),
     /// Nothing this filter asks about.
     Other,
+}
+
+/// Which pid namespace children are to be born into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Namespace {
+    /// A new one.
+    New,
+    /// An existing one; if the caller did not say of which kind it is, this descriptor tells.
+    Existing {
+        /// The asker's descriptor to look at.
+        unsure: Option<i32>,
+    },
 }
 
 /// Where handler and flags lie in the `struct sigaction` that a call points to.
@@ -67,6 +85,10 @@ struct Numbers {
     clone3: u32,
     /// Calls that set a signal's action, and how to read it. All take the signal first.
     actions: &'static [(u32, ActionLayout)],
+    /// unshare(flags)
+    unshare: u32,
+    /// setns(fd, flags)
+    setns: u32,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -80,6 +102,8 @@ const ARCHES: &[Numbers] = &[
         clone3: 435,
         // 512 is x32's own rt_sigaction.
         actions: &[(13, ActionLayout::Native), (512, ActionLayout::Opaque)],
+        unshare: 272,
+        setns: 308,
     },
     Numbers {
         audit_arch: 0x4000_0003,
@@ -89,6 +113,8 @@ const ARCHES: &[Numbers] = &[
         clone: 120,
         clone3: 435,
         actions: COMPAT_ACTIONS,
+        unshare: 310,
+        setns: 346,
     },
 ];
 
@@ -102,6 +128,8 @@ const ARCHES: &[Numbers] = &[
         clone: 220,
         clone3: 435,
         actions: &[(134, ActionLayout::Native)],
+        unshare: 97,
+        setns: 268,
     },
     Numbers {
         audit_arch: 0x4000_0028,
@@ -111,6 +139,8 @@ const ARCHES: &[Numbers] = &[
         clone: 120,
         clone3: 435,
         actions: COMPAT_ACTIONS,
+        unshare: 337,
+        setns: 375,
     },
 ];
 
@@ -137,6 +167,11 @@ pub fn classify(arch: u32, nr: i32, args: &[u64; 6]) -> Request {
         Request::Fork { flags: (libc::CLONE_VM | libc::CLONE_VFORK) as u64 }
     } else if let Some(&(_, layout)) = table.actions.iter().find(|(n, _)| *n == nr) {
         Request::ChildAction(layout)
+    } else if nr == table.unshare {
+        Request::PidNamespace(Namespace::New)
+    } else if nr == table.setns {
+        let unsure = (args[1] as u32 == 0).then_some(args[0] as i32);
+        Request::PidNamespace(Namespace::Existing { unsure })
     } else {
         Request::Other
     }
@@ -164,6 +199,7 @@ pub fn program(ask_for_threads: bool) -> Option<Vec<BpfInsn>> {
 
 fn arch_section(asm: &mut Assembler, table: &Numbers, ask_for_threads: bool) {
     let (ask, clone, clone3, action) = (asm.label(), asm.label(), asm.label(), asm.label());
+    let (unshare, setns) = (asm.label(), asm.label());
     asm.load(OFFSET_NR);
     if table.mask != 0 {
         asm.and(!table.mask);
@@ -176,6 +212,20 @@ fn arch_section(asm: &mut Assembler, table: &Numbers, ask_for_threads: bool) {
     for &(nr, _) in table.actions {
         asm.jump_if_equal(nr, action);
     }
+    asm.jump_if_equal(table.unshare, unshare);
+    asm.jump_if_equal(table.setns, setns);
+    asm.ret(SECCOMP_RET_ALLOW);
+
+    asm.here(unshare);
+    asm.load(argument_low(0));
+    asm.jump_if_set(CLONE_NEWPID, ask);
+    asm.ret(SECCOMP_RET_ALLOW);
+
+    // Without flags any kind of namespace will do.
+    asm.here(setns);
+    asm.load(argument_low(1));
+    asm.jump_if_equal(0, ask);
+    asm.jump_if_set(CLONE_NEWPID, ask);
     asm.ret(SECCOMP_RET_ALLOW);
 
     asm.here(clone3);
@@ -352,6 +402,14 @@ mod tests {
             (native, 13, [17, high], ASK, ASK),
             (native, 13, [17 | high, 8], ASK, ASK),
             (native, 13, [2, 8], ALLOW, ALLOW),
+            (native, 272, [0x2000_0000, 0], ASK, ASK),              // unshare
+            (native, 272, [0x1000_0000, 0], ALLOW, ALLOW),
+            (native, X32_BIT | 272, [0x2002_0000, 0], ASK, ASK),
+            (native, 308, [3, 0], ASK, ASK),                        // setns
+            (native, 308, [3, 0x4000_0000], ALLOW, ALLOW),
+            (native, 308, [3, 0x2000_0000], ASK, ASK),
+            (i386, 310, [0x2000_0000, 0], ASK, ASK),
+            (i386, 346, [3, 0], ASK, ASK),
             (i386, 2, [0, 0], ASK, ASK),
             (i386, 190, [0, 0], ASK, ASK),
             (i386, 120, [thread, 0], ASK, ALLOW),
@@ -382,6 +440,10 @@ mod tests {
             for &(nr, layout) in table.actions {
                 let got = classify(table.audit_arch, nr as i32, &[17, 8, 0, 0, 0, 0]);
                 assert_eq!(got, Request::ChildAction(layout));
+            }
+            for nr in [table.unshare, table.setns] {
+                let got = classify(table.audit_arch, nr as i32, &[7, 0, 0, 0, 0, 0]);
+                assert!(matches!(got, Request::PidNamespace(_)), "{nr}");
             }
         }
     }

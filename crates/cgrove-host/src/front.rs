@@ -16,17 +16,19 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp};
 
 use crate::conclude;
 use crate::error::HostError;
+use crate::inherited;
 use crate::kill::Sweep;
 use crate::launch::Caller;
 use crate::mutant::{self, Mutant};
 use crate::options::RunOptions;
 use crate::procfs::Proc;
 use crate::report::{Report, nanos};
-use crate::scan::Scanner;
+use crate::scan::{Identity, Scanner};
 use crate::supervisor::supervise;
 use crate::sys::{self, CpuTime, Fate, ForkSide, RawPid, WaitFor, Waited};
 use crate::wire::{self, ToFront, ToSupervisor};
@@ -35,14 +37,16 @@ use crate::wire::{self, ToFront, ToSupervisor};
 const KILL_AGAIN: u8 = 50;
 
 /// Runs the command to its end and reports. The calling process must be single-threaded; its
-/// signals stay blocked afterwards.
-pub fn run(options: &RunOptions) -> Result<Report, HostError> {
+/// signals stay blocked afterwards. Of its descriptors only those `in_use` are left: the others are
+/// the command's, and closed here (a standard stream leads to `/dev/null` then).
+pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, HostError> {
     let started = Instant::now();
     let setup = |e| HostError::call("cannot set up the run", e);
     if !mutant::is(Mutant::NoSecondReaper) {
         sys::become_subreaper().map_err(setup)?;
     }
     let caller = Caller {
+        front: getpid(),
         group: getpgrp(),
         mask: sys::block_all_signals().map_err(setup)?,
         sigchld_ignored: sys::signal_is_ignored(libc::SIGCHLD),
@@ -52,6 +56,7 @@ pub fn run(options: &RunOptions) -> Result<Report, HostError> {
         sys::set_signal_ignored(libc::SIGCHLD, false);
     }
     let terminal = Terminal::held_by(caller.group);
+    let kin = children_so_far();
     let (ours, theirs) = wire::pair().map_err(setup)?;
     let supervisor = match sys::fork().map_err(|e| HostError::call("cannot fork", e))? {
         ForkSide::Child => {
@@ -72,13 +77,27 @@ pub fn run(options: &RunOptions) -> Result<Report, HostError> {
         outcome: None,
         cpu: CpuTime::default(),
         session_leader: getsid(None).is_ok_and(|sid| sid == getpid()),
+        kin,
     };
+    let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
+    kept.extend(terminal.as_ref().map(|terminal| terminal.stream));
+    kept.extend_from_slice(in_use);
+    inherited::let_go(&kept);
     front.serve();
     let result = front.conclude(options, started);
     if let Some(terminal) = terminal {
         terminal.give_back();
     }
     result
+}
+
+/// The children that this process has already: `sh -c 'helper & exec cgrove run …'`.
+fn children_so_far() -> Vec<Identity> {
+    let any = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    if waitid(Id::All, any) == Err(Errno::ECHILD) || mutant::is(Mutant::KinKilled) {
+        return Vec::new();
+    }
+    Scanner::open(getpid().as_raw()).map(|mut scanner| scanner.children()).unwrap_or_default()
 }
 
 /// Whether the process is stopped now; yes also if `/proc` does not say.
@@ -102,6 +121,8 @@ struct Front {
     outcome: Option<Outcome>,
     cpu: CpuTime,
     session_leader: bool,
+    /// Children of this process from before it was cgrove.
+    kin: Vec<Identity>,
 }
 
 impl Front {
@@ -130,11 +151,7 @@ impl Front {
 
     fn on_message(&mut self) {
         match ToFront::receive(self.socket.as_fd()) {
-            // Only if it still is: the news may have waited here while we were stopped ourselves.
-            Ok(Some(ToFront::Stopped { signal, command })) if is_stopped(command) => {
-                self.stop(signal);
-            }
-            Ok(Some(ToFront::Stopped { .. })) => {}
+            Ok(Some(ToFront::Stopped { signal, command })) => self.stop(signal, command),
             Ok(Some(ToFront::Report(chunk))) => self.report.extend_from_slice(&chunk),
             Ok(Some(ToFront::Done)) => self.outcome = Some(Outcome::Report),
             Ok(Some(ToFront::Failed(text))) => self.outcome = Some(Outcome::Failed(text)),
@@ -153,11 +170,16 @@ impl Front {
     }
 
     /// Whether the command should get a signal that came to us. What the kernel sends goes to the
-    /// whole foreground group, except the hangup, which goes to a session leader alone.
+    /// whole foreground group, except the hangup, which goes to a session leader alone, and the
+    /// alarm that was set before cgrove was executed, which a fork does not inherit.
     fn concerns_command(&self, signal: i32, info: &siginfo) -> bool {
         const SI_KERNEL: i32 = 0x80;
         if info.ssi_code == SI_KERNEL {
-            return signal == libc::SIGHUP && self.session_leader;
+            return match signal {
+                libc::SIGHUP => self.session_leader,
+                libc::SIGALRM => true,
+                _ => false,
+            };
         }
         // SIGPIPE from a write of our own, and the like; the supervisor only ever continues us.
         let sender = i64::from(info.ssi_pid);
@@ -189,23 +211,27 @@ impl Front {
         self.cpu = self.cpu.plus(waited.cpu);
     }
 
-    /// The command was stopped: stop the same way, so that the shell notices, and return when
-    /// continued. A session leader has no shell above it that could continue anything.
-    fn stop(&self, signal: i32) {
-        let by_terminal = matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
-        if by_terminal && self.session_leader {
+    /// The command was stopped by the terminal: stop the same way, so that the shell notices, and
+    /// return when continued. A session leader has no shell above it that could continue anything.
+    fn stop(&self, signal: i32, command: RawPid) {
+        if self.session_leader {
             let _ =
                 ToSupervisor::Signal { signal: libc::SIGCONT, sender: 0 }.send(self.socket.as_fd());
             return;
         }
+        let Ok(signal) = Signal::try_from(signal) else { return };
         let mut only = SigSet::empty();
-        if let Ok(signal) = Signal::try_from(signal)
-            && signal != Signal::SIGSTOP
-        {
-            sys::set_signal_ignored(signal as i32, false);
-            only.add(signal);
+        only.add(signal);
+        sys::set_signal_ignored(signal as i32, false);
+        let me = getpid().as_raw();
+        // Blocked, and so only pending. Whatever ends the command's stop makes the supervisor
+        // send SIGCONT, which takes a pending stop away: from here on none can come too early.
+        let _ = sys::kill(me, signal as i32);
+        // The news may have waited here while we were stopped ourselves.
+        if !is_stopped(command) {
+            let _ = sys::kill(me, libc::SIGCONT);
+            return;
         }
-        let _ = sys::kill(getpid().as_raw(), signal);
         // Unblocking delivers it: we stop here.
         let _ = only.thread_swap_mask(SigmaskHow::SIG_UNBLOCK);
         let _ = only.thread_swap_mask(SigmaskHow::SIG_BLOCK);
@@ -214,29 +240,38 @@ impl Front {
     fn conclude(mut self, options: &RunOptions, started: Instant) -> Result<Report, HostError> {
         match self.outcome.take() {
             Some(Outcome::Report) => {
-                let _ = sys::wait_for_end(self.supervisor);
+                self.dismiss();
                 serde_json::from_slice(&self.report).map_err(|e| {
                     HostError::new("the report got lost", e.to_string(), "please report this bug")
                 })
             }
             Some(Outcome::Failed(text)) => {
-                let _ = sys::wait_for_end(self.supervisor);
+                self.dismiss();
                 Err(HostError::passed_on(&text))
             }
             Some(Outcome::SupervisorGone) | None => Ok(self.clean_up(options, started)),
         }
     }
 
-    /// The supervisor was killed: everything below it is now below us. Kill it all.
+    /// Collects a supervisor that has had its last word: its tree is gone, and it may be stopped.
+    fn dismiss(&self) {
+        let _ = sys::kill(self.supervisor, libc::SIGKILL);
+        let _ = sys::wait_for_end(self.supervisor);
+    }
+
+    /// The supervisor was killed: everything below it is now below us. Kill it all, except the
+    /// children that this process had before it became cgrove.
     fn clean_up(&mut self, options: &RunOptions, started: Instant) -> Report {
         let mut sweep = Sweep::default();
-        let mut scanner = Scanner::open(getpid().as_raw());
+        let kin = std::mem::take(&mut self.kin);
+        let open = || Scanner::open(getpid().as_raw()).map(|scanner| scanner.without(&kin));
+        let mut scanner = open();
         // If it closed its socket but still lives, it is of no use any more.
         let _ = sys::kill(self.supervisor, libc::SIGKILL);
         'killing: loop {
             match &mut scanner {
                 Ok(scanner) => sweep.round(scanner, Some(self.supervisor)),
-                Err(_) => scanner = Scanner::open(getpid().as_raw()),
+                Err(_) => scanner = open(),
             }
             let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
             let _ = poll(&mut fds, PollTimeout::from(KILL_AGAIN));
@@ -250,6 +285,14 @@ impl Front {
                     Ok(None) => break,
                     Err(Errno::EINTR) => {}
                     Err(_) => break 'killing,
+                }
+            }
+            if !kin.is_empty()
+                && let Ok(scanner) = &mut scanner
+            {
+                let census = scanner.census();
+                if census.complete && census.tasks.is_empty() {
+                    break;
                 }
             }
         }
@@ -275,8 +318,10 @@ impl Terminal {
     /// A command that died in a group of its own leaves the terminal to a dead group.
     fn give_back(&self) {
         // Not if the shell took it back, as it does from a job that was sent to the background.
-        let abandoned =
-            |now: Pid| now != self.group && sys::kill(-now.as_raw(), 0) == Err(Errno::ESRCH);
+        let abandoned = |now: Pid| {
+            mutant::is(Mutant::TerminalTaken)
+                || now != self.group && sys::kill(-now.as_raw(), 0) == Err(Errno::ESRCH)
+        };
         if tcgetpgrp(self.stream).is_ok_and(abandoned) {
             // SIGTTOU is blocked, so this is allowed from the background.
             let _ = tcsetpgrp(self.stream, self.group);

@@ -14,7 +14,7 @@ use libc::{
 };
 use nix::errno::Errno;
 
-use crate::filter::{self, ActionLayout, Request};
+use crate::filter::{self, ActionLayout, Namespace, Request};
 use crate::sys::{self, Answer, BpfInsn, RawPid};
 
 /// A question from the tree.
@@ -26,6 +26,17 @@ pub enum Asked {
         id: u64,
         /// Who asks.
         tid: RawPid,
+        /// The task will be the init of a new pid namespace.
+        as_init: bool,
+    },
+    /// The children of `tid` are to be born into another pid namespace.
+    PidNamespace {
+        /// Names the question.
+        id: u64,
+        /// Who asks.
+        tid: RawPid,
+        /// Which.
+        which: Namespace,
     },
     /// `tid` sets what happens on SIGCHLD, to the action at `address` in its memory.
     ChildAction {
@@ -80,7 +91,10 @@ impl Gate {
         };
         let (id, tid) = (question.id, question.tid);
         Ok(Some(match filter::classify(question.arch, question.nr, &question.args) {
-            Request::Fork { .. } => Asked::Fork { id, tid },
+            Request::Fork { flags } => {
+                Asked::Fork { id, tid, as_init: flags & libc::CLONE_NEWPID as u64 != 0 }
+            }
+            Request::PidNamespace(which) => Asked::PidNamespace { id, tid, which },
             Request::ChildAction(layout) => {
                 Asked::ChildAction { id, tid, address: question.args[1], layout }
             }

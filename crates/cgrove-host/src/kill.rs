@@ -7,7 +7,7 @@
 //! dies, so ECHILD from wait4 means that nothing is left. Each end of a child can bring orphans,
 //! so the tree is scanned again after each.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
@@ -19,8 +19,8 @@ use crate::sys::{self, RawPid};
 /// Kills everything below the calling process, round by round.
 #[derive(Debug, Default)]
 pub struct Sweep {
-    /// Killed, and not known to have ended.
-    dying: HashSet<RawPid>,
+    /// Killed, and not known to have ended; with the start time that names each for good.
+    dying: HashMap<RawPid, Option<u64>>,
     /// Processes killed, except the command itself.
     killed: u64,
     listed: Vec<Survivor>,
@@ -33,10 +33,10 @@ impl Sweep {
     /// `command` as survivors.
     pub fn round(&mut self, scanner: &mut Scanner, command: Option<RawPid>) {
         let census = scanner.glance();
-        self.dying.retain(|pid| census.get(*pid).is_some_and(|seen| !seen.zombie));
+        self.forget_the_gone(&census);
         let mut found = false;
         for seen in census.live_processes() {
-            if self.dying.contains(&seen.tid) {
+            if self.dying.contains_key(&seen.tid) {
                 continue;
             }
             if Some(seen.tid) != command && self.listed.len() < MAX_LISTED {
@@ -45,7 +45,7 @@ impl Sweep {
             }
             if signal(scanner, seen, libc::SIGKILL).is_ok() {
                 found = true;
-                self.dying.insert(seen.tid);
+                self.dying.insert(seen.tid, start(seen));
                 self.killed += u64::from(Some(seen.tid) != command);
             } else {
                 self.listed.pop_if(|last| last.pid == seen.tid);
@@ -57,6 +57,7 @@ impl Sweep {
     /// The reaper backend's way to hold a task limit: kills the newest processes until `excess`
     /// tasks are gone. They are no survivors of the command. Returns how many it killed.
     pub fn newest(&mut self, scanner: &mut Scanner, census: &Census, excess: u64) -> u64 {
+        self.forget_the_gone(census);
         let mut newest: Vec<&Seen> = census.live_processes().collect();
         newest.sort_by_key(|seen| std::cmp::Reverse((seen.stat.map(|stat| stat.start), seen.tid)));
         let (mut freed, mut killed) = (0, 0);
@@ -64,16 +65,22 @@ impl Sweep {
             if freed >= excess {
                 break;
             }
-            if self.dying.contains(&seen.tid) {
+            if self.dying.contains_key(&seen.tid) {
                 // Room that an earlier look has made already.
                 freed += seen.stat.map_or(1, |stat| stat.threads.max(1));
             } else if signal(scanner, seen, libc::SIGKILL).is_ok() {
-                self.dying.insert(seen.tid);
+                self.dying.insert(seen.tid, start(seen));
                 freed += seen.stat.map_or(1, |stat| stat.threads.max(1));
                 killed += 1;
             }
         }
         killed
+    }
+
+    /// Those that a census does not show, or shows as somebody else.
+    fn forget_the_gone(&mut self, census: &Census) {
+        let still = |seen: &Seen, was: Option<u64>| !seen.zombie && start(seen) == was;
+        self.dying.retain(|pid, was| census.get(*pid).is_some_and(|seen| still(seen, *was)));
     }
 
     /// A killed process was collected. Returns whether that was the last one in flight, so that
@@ -92,6 +99,10 @@ impl Sweep {
     pub fn survivors(&self) -> (u64, &[Survivor]) {
         (self.killed, &self.listed)
     }
+}
+
+fn start(seen: &Seen) -> Option<u64> {
+    seen.stat.map(|stat| stat.start)
 }
 
 /// Sends a signal to every live process of a census.

@@ -1,7 +1,8 @@
 //! The command's last steps before exec.
 //!
-//! The child of the supervisor turns itself back into what the caller would have started: in the
-//! caller's process group, with the caller's signal mask and dispositions. Then it installs the
+//! The child of the supervisor, forked while that is still in the caller's process group, turns
+//! itself back into what the caller would have started, with the caller's signal mask and
+//! dispositions. Then it installs the
 //! gate's filter on itself, hands the listener up and execs. Whether exec happened is told by the
 //! socket: it is close-on-exec, so its end without a word means success.
 
@@ -11,7 +12,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
-use nix::unistd::{Pid, geteuid, getpid, getppid, setpgid};
+use nix::unistd::{Pid, geteuid, getpid, getppid};
 
 use crate::error::HostError;
 use crate::gate;
@@ -21,6 +22,8 @@ use crate::wire::{self, FromCommand};
 /// What the caller handed to cgrove and the command must get back.
 #[derive(Debug, Clone)]
 pub struct Caller {
+    /// The front's pid.
+    pub front: Pid,
     /// Its process group.
     pub group: Pid,
     /// Its signal mask.
@@ -87,9 +90,7 @@ fn stay_killable() {
 }
 
 fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
-    // Fails only if the caller's group is gone, and then there is no terminal to share.
-    let _ = setpgid(Pid::from_raw(0), launch.caller.group);
-    let _ = sys::die_with_parent();
+    let _ = sys::parent_death_signal(libc::SIGKILL);
     if getppid() != parent {
         sys::exit_now(125);
     }

@@ -22,6 +22,10 @@
 //! memory that a FUSE server pages in.) A running X proves nothing, unless it has burnt two clock
 //! ticks of user time since. The proof is taken *before* the census it is used with.
 //!
+//! A child of a process that `/proc` hides has no name and no proof of its end. So the charges of
+//! such *blind* forks are kept apart, and cancelled when a complete census finds nobody hidden any
+//! more; whenever somebody new is hidden, every nameless charge may be for a child of his.
+//!
 //! So `current` is at least the number of tasks that exist, at all times. Kernel threads that
 //! io_uring adds to a process do not pass the gate; the next census takes them in.
 
@@ -79,6 +83,14 @@ pub struct Ledger {
     known: HashMap<RawPid, Known>,
     /// Charges of forks whose child has no name yet.
     nameless: Vec<Fork>,
+    /// Charges of forks whose child may never be seen, below one of the `hidden`.
+    blind: Vec<Fork>,
+    /// Who was hidden in the last complete census.
+    hidden: Vec<RawPid>,
+    /// Whoever asked for the latest charge is, or is below one that nobody can find.
+    asker_hidden: bool,
+    /// The first that ever was.
+    first_hidden: Option<RawPid>,
     /// By thread. Never more to come than these, and so never more charges needed for them.
     unproven: HashMap<RawPid, Unproven>,
     /// A complete census was taken for the question that is being answered.
@@ -110,6 +122,10 @@ impl Ledger {
             next_id: 1,
             known: HashMap::new(),
             nameless: Vec::new(),
+            blind: Vec::new(),
+            hidden: Vec::new(),
+            asker_hidden: false,
+            first_hidden: None,
             unproven: HashMap::new(),
             all_seen: false,
             peak_seen: 0,
@@ -155,6 +171,7 @@ impl Ledger {
         {
             self.reconcile(scanner);
         }
+        self.asker_hidden = !self.hidden.is_empty() && !scanner.finds(tid, &self.hidden);
         let fork = self.hierarchy.fork(ForkFrom::Cgroup(&self.group), &mut self.fx);
         self.perform();
         fork
@@ -169,7 +186,11 @@ impl Ledger {
         if self.nameless.is_empty() && all_there {
             self.saw(self.known.len() as u64 + 1);
         }
-        self.nameless.push(fork);
+        if self.asker_hidden {
+            self.blind.push(fork);
+        } else {
+            self.nameless.push(fork);
+        }
         self.unproven.insert(tid, Unproven { since: Instant::now(), ticks: None });
     }
 
@@ -193,21 +214,40 @@ impl Ledger {
         let census = scanner.census();
         self.name_newcomers(&census);
         if census.complete {
+            self.set_hidden(&census);
             let unfinished =
                 if mutant::is(Mutant::ToComeForgotten) { 0 } else { self.unproven.len() };
             let to_come = self.nameless.len().min(unfinished);
             for fork in self.nameless.drain(to_come..) {
                 fork.cancel(&mut self.fx);
             }
-            let gone: Vec<RawPid> =
-                self.known.keys().copied().filter(|tid| census.get(*tid).is_none()).collect();
+            let unseen = self.known.iter().filter(|(tid, _)| census.get(**tid).is_none());
+            // What is below the hidden may still be there.
+            let gone = unseen.filter(|(tid, known)| {
+                self.hidden.is_empty() || !sys::thread_exists(known.tgid, **tid)
+            });
+            let gone: Vec<RawPid> = gone.map(|(tid, _)| *tid).collect();
             gone.into_iter().for_each(|tid| self.forget(tid));
             self.saw(census.tasks.len() as u64);
-            self.all_seen = true;
+            self.all_seen = self.hidden.is_empty();
         }
         self.perform();
         self.census_time += begun.elapsed();
         census
+    }
+
+    /// Moves charges between those that a census can settle and those that it cannot.
+    fn set_hidden(&mut self, census: &Census) {
+        if mutant::is(Mutant::HiddenForgotten) {
+            return;
+        }
+        if census.hidden.is_empty() {
+            self.nameless.append(&mut self.blind);
+        } else if census.hidden.iter().any(|pid| !self.hidden.contains(pid)) {
+            self.blind.append(&mut self.nameless);
+        }
+        self.hidden.clone_from(&census.hidden);
+        self.first_hidden = self.first_hidden.or(self.hidden.first().copied());
     }
 
     /// Follows a glance of the reaper backend, where forks do not ask: newcomers are charged by
@@ -253,6 +293,11 @@ impl Ledger {
         }
     }
 
+    /// The first process that `/proc` did not let us look into.
+    pub fn hidden(&self) -> Option<RawPid> {
+        self.first_hidden
+    }
+
     /// Forks let through so far.
     pub fn forks(&self) -> u64 {
         self.forks
@@ -271,7 +316,7 @@ impl Ledger {
     /// The tree is empty: retires everyone, removes the group and runs its teardown to the end.
     pub fn close(&mut self) {
         self.fx.set_now(self.now());
-        for fork in self.nameless.drain(..) {
+        for fork in self.nameless.drain(..).chain(self.blind.drain(..)) {
             fork.cancel(&mut self.fx);
         }
         let tids: Vec<RawPid> = self.known.keys().copied().collect();
@@ -332,7 +377,8 @@ impl Ledger {
                 b'D' => true,
                 b'R' => {
                     // User time alone: a fork of a large process runs in the kernel for long.
-                    let ticks = stat.own.0;
+                    let system = mutant::is(Mutant::SystemTimeProves).then_some(stat.own.1);
+                    let ticks = stat.own.0 + system.unwrap_or(0);
                     let first = *unproven.ticks.get_or_insert(ticks);
                     ticks < first + RUNNING_PROOF_TICKS
                         || unproven.since.elapsed() < RUNNING_PROOF_AGE
@@ -345,6 +391,12 @@ impl Ledger {
 
     /// Gives every task of the census a name, leaders before their threads.
     fn name_newcomers(&mut self, census: &Census) {
+        // A thread id that came back in another process is another task: the old one's charge goes
+        // with the name, and the new one has a charge of its own.
+        let mistaken =
+            |seen: &&Seen| self.known.get(&seen.tid).is_some_and(|k| k.tgid != seen.tgid);
+        let mistaken: Vec<RawPid> = census.tasks.iter().filter(mistaken).map(|s| s.tid).collect();
+        mistaken.into_iter().for_each(|tid| self.forget(tid));
         let (leaders, threads): (Vec<&Seen>, Vec<&Seen>) = census
             .tasks
             .iter()
@@ -358,7 +410,7 @@ impl Ledger {
             let membership = leader.as_ref().map_or(Membership::Process, Membership::ThreadOf);
             let id = TaskId(self.next_id);
             self.next_id += 1;
-            let task = match self.nameless.pop() {
+            let task = match self.nameless.pop().or_else(|| self.blind.pop()) {
                 Some(fork) => fork.publish(id, membership, &mut self.fx),
                 None => match self.hierarchy.adopt(&self.group, id, membership, &mut self.fx) {
                     Ok(task) => task,
@@ -386,5 +438,33 @@ impl Ledger {
                 self.hierarchy.pump(&mut self.fx);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(tid: RawPid, tgid: RawPid) -> Seen {
+        Seen { tid, tgid, zombie: false, stat: None }
+    }
+
+    fn census(tasks: &[Seen]) -> Census {
+        Census { tasks: tasks.to_vec(), complete: true, hidden: Vec::new() }
+    }
+
+    /// A thread of process 10 ended, and its id came back as process 11: the end of process 10
+    /// must not take 11's place away.
+    #[test]
+    fn a_thread_id_that_comes_back_is_another_task() {
+        let mut ledger = Ledger::new("t", Some(9), Instant::now()).unwrap();
+        ledger.adopt(10).unwrap();
+        ledger.name_newcomers(&census(&[seen(10, 10), seen(11, 10)]));
+        assert_eq!(ledger.current(), 2);
+        ledger.name_newcomers(&census(&[seen(10, 10), seen(11, 11)]));
+        assert_eq!(ledger.current(), 2);
+        ledger.reaped(10);
+        assert_eq!(ledger.current(), 1);
+        ledger.close();
     }
 }

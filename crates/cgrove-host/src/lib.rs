@@ -26,6 +26,7 @@ mod events;
 pub mod filter;
 pub mod front;
 pub mod gate;
+mod inherited;
 pub mod kill;
 pub mod launch;
 pub mod ledger;

@@ -26,6 +26,20 @@ pub(crate) enum Mutant {
     StaysStopped,
     /// Nobody looks whether a program ignores SIGCHLD.
     ActionUnseen,
+    /// Nobody looks who makes a pid namespace.
+    NamespaceUnseen,
+    /// What `/proc` hides counts as not there.
+    HiddenForgotten,
+    /// Any CPU time of a forker proves its fork finished, that of the fork itself included.
+    SystemTimeProves,
+    /// The supervisor stays in the caller's session.
+    SameSession,
+    /// cgrove's processes keep what was handed to the command.
+    PipesHeld,
+    /// The front takes all its children for the run's.
+    KinKilled,
+    /// The terminal goes back to the caller's group whoever has it.
+    TerminalTaken,
     /// A kill that is asked for after the end begins all over.
     EndForgotten,
     /// The command is not told that the tree has run long enough.

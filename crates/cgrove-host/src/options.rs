@@ -84,6 +84,12 @@ impl RunOptions {
             || self.unmet(Backend::Reaper, sigchld_ignored).is_some()
     }
 
+    /// Whether this feature is required to be better than sampled.
+    pub fn insists_on(&self, feature: Feature) -> bool {
+        let strong = |&it: &Requirement| matches!(it, Requirement::Feature(of, class) if of == feature && class > Class::Sampled);
+        self.require.iter().any(strong)
+    }
+
     /// The first requirement that `backend` does not meet.
     pub fn unmet(&self, backend: Backend, sigchld_ignored: bool) -> Option<Requirement> {
         self.require.iter().copied().find(|requirement| match *requirement {

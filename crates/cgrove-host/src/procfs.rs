@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, open, openat, readlinkat};
 use nix::sys::stat::Mode;
 use nix::unistd::read;
 
@@ -69,6 +69,17 @@ impl Proc {
         let dir =
             open("/proc", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
         Ok(Proc { dir, path: String::with_capacity(64), buf: vec![0; 4096], dents: Vec::new() })
+    }
+
+    /// The pid that this `/proc` has for the calling process; `None` if it does not know it.
+    pub fn own_pid(&self) -> Option<RawPid> {
+        readlinkat(&self.dir, "self").ok()?.to_str()?.parse().ok()
+    }
+
+    /// Whether descriptor `fd` of `tid` may lead to a pid namespace; yes if nobody can tell.
+    pub fn may_be_pid_namespace(&self, tid: RawPid, fd: i32) -> bool {
+        let link = readlinkat(&self.dir, format!("{tid}/fd/{fd}").as_str());
+        !link.is_ok_and(|to| !to.as_encoded_bytes().starts_with(b"pid:"))
     }
 
     /// `/proc/PID/stat`: of the whole process (its CPU time, its leader's state).
@@ -188,6 +199,12 @@ impl Proc {
             }
             names(&self.dents[..got], to);
         }
+    }
+}
+
+impl AsFd for Proc {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
     }
 }
 

@@ -20,13 +20,19 @@
 //! repeats for p, up to a child of the root. But the root's list is read first, and the root (the
 //! caller) reaps nobody meanwhile, so a child of the root is always seen.
 //!
+//! A process that `/proc` hides can be seen to exist and not be looked into. A census is complete
+//! all the same, and says whom it could not look into: a child of such a process is never known to
+//! be gone.
+//!
 //! If the tree churns too much for that, the census is marked incomplete: good for finding tasks, no
 //! proof that one is gone.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 
+use crate::error::HostError;
 use crate::mutant::{self, Mutant};
 use crate::procfs::{Proc, Stat};
 use crate::sys::{self, RawPid};
@@ -59,8 +65,12 @@ impl Seen {
 pub struct Census {
     /// Sorted by `tid`, without duplicates. The root is not part of it.
     pub tasks: Vec<Seen>,
-    /// Nothing can be missing (see the module's argument).
+    /// Nothing can be missing (see the module's argument), except threads and children of the
+    /// `hidden`.
     pub complete: bool,
+    /// Processes that exist and of which this place shows nothing: under `hidepid`, another user's,
+    /// or one of our own that made itself undumpable (proc(5), prctl(2)). Ascending.
+    pub hidden: Vec<RawPid>,
 }
 
 impl Census {
@@ -76,11 +86,16 @@ impl Census {
     }
 }
 
+/// One process for good: its pid and its start time.
+pub type Identity = (RawPid, u64);
+
 /// Reads the tree below one process.
 pub struct Scanner {
     /// The open `/proc`, for the caller's own look-ups too.
     pub proc: Proc,
     root: RawPid,
+    /// Below the root, but not of the tree, nor is what is below them.
+    without: Vec<Identity>,
     children_files: bool,
     queue: Vec<RawPid>,
     tids: Vec<RawPid>,
@@ -88,10 +103,47 @@ pub struct Scanner {
 
 impl Scanner {
     /// A scanner for the descendants of `root`, which must be the calling process.
-    pub fn open(root: RawPid) -> Result<Scanner, Errno> {
-        let mut proc = Proc::open()?;
+    ///
+    /// Refused if there is no `/proc`, or if it is another pid namespace's: its pids mean other
+    /// processes to us (pid_namespaces(7), "/proc and PID namespaces").
+    pub fn open(root: RawPid) -> Result<Scanner, HostError> {
+        let mut proc = Proc::open().map_err(|e| HostError::call("cannot read /proc", e))?;
+        if proc.own_pid() != Some(root) {
+            return Err(HostError::new(
+                "cannot use /proc",
+                "it shows another pid namespace than this one (ESRCH)",
+                "mount this one's first: mount -t proc proc /proc",
+            ));
+        }
         let children_files = proc.children(root, root, &mut Vec::new()).is_ok();
-        Ok(Scanner { proc, root, children_files, queue: Vec::new(), tids: Vec::new() })
+        Ok(Scanner {
+            proc,
+            root,
+            without: Vec::new(),
+            children_files,
+            queue: Vec::new(),
+            tids: Vec::new(),
+        })
+    }
+
+    /// Leaves these children of the root out, with all that is below them.
+    #[must_use]
+    pub fn without(mut self, kin: &[Identity]) -> Scanner {
+        self.without = kin.to_vec();
+        self
+    }
+
+    /// The processes right below the root.
+    pub fn children(&mut self) -> Vec<Identity> {
+        let (root, mut found) = (self.root, Vec::new());
+        for seen in self.glance().tasks {
+            if let Some(stat) = seen.stat
+                && stat.ppid == root
+            {
+                found.push((seen.tid, stat.start));
+            }
+        }
+        found
     }
 
     /// Whether the kernel lists children (CONFIG_PROC_CHILDREN).
@@ -102,32 +154,44 @@ impl Scanner {
     /// One pass: cheap, and no proof of anything.
     pub fn glance(&mut self) -> Census {
         let pass = self.pass();
-        Census { tasks: pass.tasks, complete: false }
+        Census { tasks: pass.tasks, complete: false, hidden: pass.hidden }
     }
 
     /// Passes until one is complete; after a few, the last one, marked incomplete.
     pub fn census(&mut self) -> Census {
         let mut before = self.pass();
         if mutant::is(Mutant::OnePass) {
-            return Census { tasks: before.tasks, complete: true };
+            return Census { tasks: before.tasks, complete: true, hidden: before.hidden };
         }
         for _ in 1..MAX_PASSES {
             let pass = self.pass();
             if pass.confirms(&before) {
-                return Census { tasks: pass.tasks, complete: true };
+                return Census { tasks: pass.tasks, complete: true, hidden: pass.hidden };
             }
             before = pass;
         }
-        Census { tasks: before.tasks, complete: false }
+        Census { tasks: before.tasks, complete: false, hidden: before.hidden }
     }
 
     /// Whether `pid` descends from the root, by its chain of parents.
     pub fn contains(&mut self, pid: RawPid) -> bool {
+        self.leads_to_root(pid, &[])
+    }
+
+    /// Whether a walk would find `pid`, with these `hidden` in the tree.
+    pub fn finds(&mut self, pid: RawPid, hidden: &[RawPid]) -> bool {
+        self.proc.stat(pid).is_ok() && self.leads_to_root(pid, hidden)
+    }
+
+    fn leads_to_root(&mut self, pid: RawPid, hidden: &[RawPid]) -> bool {
         let mut at = pid;
         // Parents are finitely many, but the chain can change while it is read.
         for _ in 0..4096 {
             if at == self.root {
                 return pid != self.root;
+            }
+            if hidden.contains(&at) {
+                return true;
             }
             match self.proc.stat(at) {
                 Ok(stat) if stat.ppid > 0 => at = stat.ppid,
@@ -145,6 +209,7 @@ impl Scanner {
             self.walk_parents(&mut pass);
         }
         sort(&mut pass.tasks);
+        pass.hidden.sort_unstable();
         pass
     }
 
@@ -154,12 +219,35 @@ impl Scanner {
         if self.proc.children(self.root, self.root, &mut queue).is_err() {
             pass.broken = true;
         }
-        let mut next = 0;
-        while let Some(&pid) = queue.get(next) {
-            next += 1;
-            self.visit(pid, None, Some(&mut queue), pass);
+        let (mut next, mut hidden) = (0, 0);
+        loop {
+            while let Some(&pid) = queue.get(next) {
+                next += 1;
+                self.visit(pid, None, Some(&mut queue), pass);
+            }
+            if pass.hidden.len() == hidden {
+                break;
+            }
+            hidden = pass.hidden.len();
+            self.below_the_hidden(&mut queue, pass);
         }
         self.queue = queue;
+    }
+
+    /// A process that does not tell its children is still named by them, if they can be seen.
+    fn below_the_hidden(&mut self, queue: &mut Vec<RawPid>, pass: &mut Pass) {
+        let mut pids = Vec::new();
+        if self.proc.processes(&mut pids).is_err() {
+            pass.broken = true;
+        }
+        for pid in pids {
+            if let Ok(stat) = self.proc.stat(pid)
+                && pass.hidden.contains(&stat.ppid)
+                && !queue.contains(&pid)
+            {
+                queue.push(pid);
+            }
+        }
     }
 
     /// Without children files: every process's parent, then the closure from the root. A parent
@@ -180,7 +268,11 @@ impl Scanner {
         pass.broken |= below.keys().any(|ppid| *ppid != 0 && !stats.contains_key(ppid));
         let mut queue = below.remove(&self.root).unwrap_or_default();
         while let Some(pid) = queue.pop() {
-            self.visit(pid, stats.get(&pid).copied(), None, pass);
+            let stat = stats.get(&pid).copied();
+            if stat.is_some_and(|stat| self.without.contains(&(pid, stat.start))) {
+                continue;
+            }
+            self.visit(pid, stat, None, pass);
             queue.extend(below.remove(&pid).unwrap_or_default());
         }
     }
@@ -201,12 +293,15 @@ impl Scanner {
                 if sys::kill(pid, 0) == Err(Errno::ESRCH) {
                     pass.broken = true;
                 } else {
-                    pass.hidden = true;
+                    pass.hidden.push(pid);
                     pass.tasks.push(Seen { tid: pid, tgid: pid, zombie: false, stat: None });
                 }
                 return;
             }
         };
+        if self.without.contains(&(pid, stat.start)) {
+            return;
+        }
         let zombie = stat.is_zombie() && stat.threads <= 1;
         pass.tasks.push(Seen { tid: pid, tgid: pid, zombie, stat: Some(stat) });
         if zombie {
@@ -233,20 +328,27 @@ impl Scanner {
     }
 }
 
+impl AsFd for Scanner {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.proc.as_fd()
+    }
+}
+
 /// What one walk over the tree saw.
 #[derive(Debug, Default)]
 struct Pass {
     tasks: Vec<Seen>,
     /// Something that was listed was gone when it was looked at.
     broken: bool,
-    /// Something exists that this place hides, so its children cannot be listed.
-    hidden: bool,
+    /// Exist, but this place hides them, so that their children cannot be listed.
+    hidden: Vec<RawPid>,
 }
 
 impl Pass {
-    /// The three rules of the module's argument, and nothing hidden.
+    /// The three rules of the module's argument. What became hidden in between was not looked
+    /// into by one of the passes.
     fn confirms(&self, before: &Pass) -> bool {
-        if self.broken || self.hidden {
+        if self.broken || self.hidden != before.hidden {
             return false;
         }
         // Both are sorted: walk them side by side.

@@ -3,8 +3,10 @@
 //! It is the reaper (every orphan of the tree becomes its child), the fork gate's listener and the
 //! keeper of the ledger, in one thread and one event loop. Sources become events, an event
 //! changes the state, and what follows from the state is done at once; nothing here sleeps. It
-//! lives in a process group of its own, with every signal blocked, so that nothing a terminal or a
-//! `kill` of the caller's group does can hit it.
+//! lives in a session of its own, with every signal blocked, so that nothing a terminal or a `kill` of
+//! the caller's group does can hit it, and so that it is not to the command what a shell is: a parent
+//! in the same session and another process group could continue the group, and the kernel would
+//! stop it for a Ctrl-Z that nobody can answer (setpgid(2), "orphaned process group").
 //!
 //! A run goes through phases: running, asked to end (timeout), being killed, over. It is over
 //! when wait4 says ECHILD: every process of the tree is a descendant, and an orphan is a child, so
@@ -17,19 +19,20 @@ use nix::errno::Errno;
 use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{Pid, getpid, getppid, setpgid};
+use nix::unistd::{getpid, getppid, setsid};
 
 use crate::accounting::Accounting;
 use crate::conclude;
 use crate::error::HostError;
 use crate::events::{self, Event, Sources};
-use crate::filter;
+use crate::filter::{self, Namespace};
 use crate::gate::{self, Asked, Gate};
+use crate::inherited;
 use crate::kill::{self, Sweep};
 use crate::launch::{self, Caller, Launch};
 use crate::ledger::Ledger;
 use crate::mutant::{self, Mutant};
-use crate::options::{BackendChoice, RunOptions};
+use crate::options::{BackendChoice, Feature, RunOptions};
 use crate::report::Backend;
 use crate::sampler::Sampler;
 use crate::scan::Scanner;
@@ -81,6 +84,8 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) accounting: Accounting,
     pub(crate) sweep: Sweep,
     pub(crate) sampler: Sampler,
+    /// Who entered a pid namespace that may not be of the tree.
+    pub(crate) entered: Option<RawPid>,
     phase: Phase,
     scanner: Scanner,
     signals: SignalFd,
@@ -120,7 +125,9 @@ impl<'a> Supervisor<'a> {
         started: Instant,
     ) -> Result<Supervisor<'a>, HostError> {
         sys::set_name(c"cg-reaper");
-        let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+        // Stopped when its front dies, it could not see the socket close. Whoever dies before this
+        // line has no tree yet.
+        let _ = sys::parent_death_signal(libc::SIGCONT);
         sys::become_subreaper().map_err(|e| HostError::call("cannot become a subreaper", e))?;
 
         let argv = launch::argv(&options.command)?;
@@ -147,8 +154,7 @@ impl<'a> Supervisor<'a> {
         mask.add(Signal::SIGCHLD);
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&mask, flags).map_err(setup)?;
-        let scanner = Scanner::open(getpid().as_raw())
-            .map_err(|e| HostError::call("cannot read /proc", e))?;
+        let scanner = Scanner::open(getpid().as_raw())?;
         let ledger = Ledger::new(&options.name, options.pids_max, started).map_err(|e| {
             HostError::new("cannot set up the group", e.name(), "check --name and --pids-max")
         })?;
@@ -157,6 +163,17 @@ impl<'a> Supervisor<'a> {
 
         let launch = Launch { argv: &argv, caller, gate: program.as_deref(), gate_or_nothing };
         let (command, socket) = launch::start(&launch)?;
+        // Not before the command exists: it stays in the caller's session. Cannot fail, for a fork
+        // of the front leads no process group.
+        if mutant::is(Mutant::SameSession) {
+            let _ = nix::unistd::setpgid(getpid(), getpid());
+        } else {
+            let _ = setsid();
+        }
+        // What the command was handed is its own to close: a reader waits for the last holder.
+        let kept =
+            [front.as_fd(), front_copy.as_fd(), signals.as_fd(), scanner.as_fd(), socket.as_fd()];
+        inherited::let_go(&kept);
         // Not before the command is on its way; a refusal costs nothing but the disguise.
         let _ = title::set(&format!("cg-reaper {}", options.name));
         let mut supervisor = Supervisor {
@@ -174,6 +191,7 @@ impl<'a> Supervisor<'a> {
             accounting: Accounting::default(),
             sweep: Sweep::default(),
             sampler: Sampler::default(),
+            entered: None,
             phase: Phase::Running { timeout: options.timeout.and_then(|t| started.checked_add(t)) },
             scanner,
             signals,
@@ -303,8 +321,13 @@ impl<'a> Supervisor<'a> {
     /// The front stops when the command does, so that a shell notices. Whatever else ends the stop
     /// ends the front's.
     fn continue_front(&self) {
-        if self.front.is_some() {
-            let _ = sys::kill(getppid().as_raw(), libc::SIGCONT);
+        self.signal_front(libc::SIGCONT);
+    }
+
+    fn signal_front(&self, signal: i32) {
+        // As long as it is our parent its pid is its own.
+        if getppid() == self.caller.front {
+            let _ = sys::kill(self.caller.front.as_raw(), signal);
         }
     }
 
@@ -367,6 +390,10 @@ impl<'a> Supervisor<'a> {
                         self.fate = Some(waited.fate);
                         self.continue_front();
                     }
+                }
+                // In one thread with continue_front, and so in the right order.
+                Fate::Stopped(libc::SIGSTOP) if waited.pid == self.command => {
+                    self.signal_front(libc::SIGSTOP);
                 }
                 Fate::Stopped(signal) if waited.pid == self.command => {
                     if let Some(front) = &self.front {
@@ -461,7 +488,27 @@ impl<'a> Supervisor<'a> {
     fn on_gate(&mut self) {
         let Some(gate) = &self.gate else { return };
         match gate.receive() {
-            Ok(Some(Asked::Fork { id, tid })) => self.on_fork(id, tid),
+            Ok(Some(Asked::Fork { id, tid, as_init })) => {
+                if as_init {
+                    self.pid_namespace_made(tid);
+                }
+                self.on_fork(id, tid);
+            }
+            Ok(Some(Asked::PidNamespace { id, tid, which: Namespace::New })) => {
+                gate.allow(id);
+                self.pid_namespace_made(tid);
+            }
+            Ok(Some(Asked::PidNamespace { id, tid, which: Namespace::Existing { unsure } })) => {
+                if unsure.is_some_and(|fd| !self.scanner.proc.may_be_pid_namespace(tid, fd)) {
+                    gate.allow(id);
+                } else if self.options.insists_on(Feature::Kill) {
+                    gate.refuse(id, Errno::EPERM);
+                } else {
+                    gate.allow(id);
+                    self.entered.get_or_insert(tid);
+                    self.pid_namespace_made(tid);
+                }
+            }
             Ok(Some(Asked::ChildAction { id, tid, address, layout })) => {
                 if !mutant::is(Mutant::ActionUnseen)
                     && !self.accounting.is_sampled()
@@ -481,6 +528,19 @@ impl<'a> Supervisor<'a> {
             Ok(None) => {}
             Err(errno) => self.fail(HostError::call("cannot read from the fork gate", errno)),
         }
+    }
+
+    /// When the init of a pid namespace ends, the kernel ends the others and counts their time
+    /// nowhere (pid_namespaces(7)).
+    fn pid_namespace_made(&mut self, tid: RawPid) {
+        if mutant::is(Mutant::NamespaceUnseen) || self.accounting.is_sampled() {
+            return;
+        }
+        self.accounting.degrade(format!(
+            "process {tid} put its children into a pid namespace: time of those that end with the \
+             namespace may be lost"
+        ));
+        self.sampler.arm_soon();
     }
 
     fn on_fork(&mut self, id: u64, tid: RawPid) {

@@ -160,9 +160,9 @@ pub fn become_subreaper() -> Result<(), Errno> {
     prctl(libc::PR_SET_CHILD_SUBREAPER, 1).map(drop)
 }
 
-/// PR_SET_PDEATHSIG: SIGKILL for this process when the thread that forked it ends.
-pub fn die_with_parent() -> Result<(), Errno> {
-    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as c_ulong).map(drop)
+/// PR_SET_PDEATHSIG: this signal for this process when the thread that forked it ends.
+pub fn parent_death_signal(signal: i32) -> Result<(), Errno> {
+    prctl(libc::PR_SET_PDEATHSIG, signal as c_ulong).map(drop)
 }
 
 /// PR_SET_NO_NEW_PRIVS: exec no longer grants privileges, below this process for good.
@@ -370,6 +370,29 @@ pub fn standard_streams() -> [BorrowedFd<'static>; 3] {
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: the one caller passes a descriptor fresh from recvmsg(2), which nothing else owns.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Closes every descriptor from 3 up that is not in `kept`, which is sorted (close_range(2)).
+/// Those descriptors must not be used any more: an owner of one may neither read, write nor close
+/// it. Before Linux 5.9 nothing is closed.
+pub(crate) fn close_all_but(kept: &[RawFd]) {
+    let mut from: RawFd = 3;
+    let ends = kept.iter().map(|fd| fd - 1).chain([RawFd::MAX]);
+    for to in ends {
+        if from <= to {
+            // SAFETY: integers only. That nobody uses what is closed is the caller's promise.
+            unsafe {
+                libc::syscall(libc::SYS_close_range, from as c_long, to as c_long, 0 as c_long)
+            };
+        }
+        from = from.max(to.saturating_add(2));
+    }
+}
+
+/// dup2(2): makes one of the standard streams refer to what `fd` does.
+pub(crate) fn replace_stream(stream: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: integers only; the callers pass one of descriptors 0 to 2, which nobody owns.
+    Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), stream.as_raw_fd()) }).map(drop)
 }
 
 /// Blocks every signal that can be blocked and returns the mask in force before.

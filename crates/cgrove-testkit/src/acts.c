@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h> /* CLONE_CLEAR_SIGHAND, struct clone_args */
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -329,6 +330,86 @@ static int act_subreaper(void) {
 }
 
 /* Forks until a pid comes back. */
+/* A process of many mappings forks slowly. Meanwhile a small one asks for the place that the
+   unfinished fork has taken. With room for one of them, both get it only if it is given twice. */
+static int act_slow_fork(long rounds) {
+    int to[2], from[2];
+    must_pipe(to), must_pipe(from);
+    pid_t rival = must_fork();
+    if (!rival) {
+        close(to[1]), close(from[0]);
+        for (char byte; read(to[0], &byte, 1) == 1;) {
+            struct pollfd over = {.fd = to[0], .events = POLLIN};
+            pid_t child = -1;
+            /* The other one is to ask first. */
+            while (!poll(&over, 1, 5)) {
+                if (child < 0 && !(child = fork())) stay();
+            }
+            if (child > 0) kill(child, SIGKILL), waitpid(child, NULL, 0);
+            await(to[0]);
+            byte = child > 0;
+            if (write(from[1], &byte, 1) != 1) fail("write");
+        }
+        _exit(0);
+    }
+    enum { PAGES = 60000 };
+    const size_t page = sysconf(_SC_PAGESIZE);
+    char *area = mmap(NULL, PAGES * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (area == MAP_FAILED) fail("mmap");
+    for (size_t i = 0; i < PAGES; i++) {
+        area[i * page] = 1;
+        if (i % 2 && mprotect(area + i * page, page, PROT_READ)) fail("mprotect");
+    }
+    int both = 0;
+    while (rounds > 0) {
+        tell(to[1]);
+        pid_t child = fork();
+        if (!child) stay();
+        tell(to[1]);
+        char got;
+        if (read(from[0], &got, 1) != 1) fail("read");
+        if (child < 0) continue;
+        both += got;
+        rounds--;
+        kill(child, SIGKILL), waitpid(child, NULL, 0);
+    }
+    close(to[1]);
+    waitpid(rival, NULL, 0);
+    printf("both %d\n", both);
+    return 0;
+}
+
+/* Hides itself and three children from /proc, where that hides what is undumpable. Meanwhile a
+   process that can be seen forks and reaps n times, then fills all places that are left. */
+static int act_hide(long n) {
+    int go[2], done[2];
+    must_pipe(go), must_pipe(done);
+    pid_t seen = must_fork();
+    if (!seen) {
+        await(go[0]);
+        long refused = 0, alive = 5;
+        for (long i = 0; i < n; i++) {
+            pid_t child = fork();
+            if (!child) _exit(0);
+            if (child < 0) refused++;
+            else waitpid(child, NULL, 0);
+        }
+        pid_t child;
+        while (alive < 100 && (child = fork()) > 0) alive++;
+        if (!child) stay();
+        printf("refused %ld alive %ld\n", refused, alive);
+        fflush(stdout);
+        tell(done[1]);
+        stay();
+    }
+    if (prctl(PR_SET_DUMPABLE, 0)) fail("prctl");
+    for (int i = 0; i < 3; i++)
+        if (!must_fork()) stay();
+    tell(go[1]);
+    await(done[0]);
+    return 0;
+}
+
 static int act_pid_reuse(void) {
     pid_t first = must_fork();
     if (first == 0) _exit(0);
@@ -448,6 +529,8 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "clone-parent")) return act_clone_parent(n);
     if (!strcmp(what, "ignore-sigchld")) return act_ignore_sigchld(n);
     if (!strcmp(what, "subreaper")) return act_subreaper();
+    if (!strcmp(what, "slow-fork")) return act_slow_fork(n);
+    if (!strcmp(what, "hide")) return act_hide(n);
     if (!strcmp(what, "pid-reuse")) return act_pid_reuse();
     if (!strcmp(what, "leave")) return act_leave(n);
     if (!strcmp(what, "signals")) return act_signals();

@@ -4,11 +4,14 @@
 //! message, not a finished run without its result.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use cgrove_host::error::HostError;
 use cgrove_host::report::Report;
+
+use crate::stream;
 
 /// An open destination.
 pub enum Sink {
@@ -49,17 +52,19 @@ impl Sink {
         let mut text = serde_json::to_vec(report)
             .map_err(|e| HostError::new("cannot print the report", e, "please report this bug"))?;
         text.push(b'\n');
+        let place = match &self {
+            Sink::Stdout => "standard output",
+            Sink::File { path, .. } => path,
+        };
+        stream::write_all(self.as_fd(), &text).map_err(|error| refused(place, &error))
+    }
+}
+
+impl AsFd for Sink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Sink::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout
-                    .write_all(&text)
-                    .and_then(|()| stdout.flush())
-                    .map_err(|error| refused("standard output", &error))
-            }
-            Sink::File { path, mut file } => {
-                file.write_all(&text).map_err(|error| refused(&path, &error))
-            }
+            Sink::Stdout => stream::stdout(),
+            Sink::File { file, .. } => file.as_fd(),
         }
     }
 }

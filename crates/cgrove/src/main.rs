@@ -12,6 +12,7 @@ mod doctor;
 mod json;
 mod run;
 mod say;
+mod stream;
 mod sys;
 
 use std::ffi::OsString;

@@ -1,12 +1,14 @@
 //! `cgrove run`: the report out of a run, and its words for the user.
 
+use std::os::fd::AsFd;
+
 use cgrove_host::FAILED;
 use cgrove_host::front;
 use cgrove_host::report::{Backend, Reason, Report};
 
 use crate::cli::Run;
 use crate::json::Sink;
-use crate::say;
+use crate::{say, stream};
 
 /// Runs the command; returns what to exit with.
 pub fn run(run: &Run, stdout_closed: bool) -> i32 {
@@ -14,7 +16,9 @@ pub fn run(run: &Run, stdout_closed: bool) -> i32 {
         Ok(sink) => sink,
         Err(error) => return say::failed(&error),
     };
-    let report = match front::run(&run.options) {
+    let mut in_use = vec![stream::stderr()];
+    in_use.extend(sink.as_ref().map(AsFd::as_fd));
+    let report = match front::run(&run.options, &in_use) {
         Ok(report) => report,
         Err(error) => return say::failed(&error),
     };

@@ -4,9 +4,10 @@
 //! one piece, and a stream that cannot take it is no reason to fail.
 
 use std::fmt::Display;
-use std::io::Write;
 
 use cgrove_host::FAILED;
+
+use crate::stream;
 
 /// One line on standard error, `cgrove: ` in front. Line breaks and other control characters, which
 /// a hostile command line may hold, are made visible.
@@ -19,7 +20,8 @@ pub fn line(text: &dyn Display) {
             line.push(c);
         }
     }
-    let _ = std::io::stderr().write_all(format!("cgrove: {line}\n").as_bytes());
+    let line = format!("cgrove: {line}\n");
+    let _ = stream::write_all(stream::stderr(), line.as_bytes());
 }
 
 /// An error of cgrove itself; returns its exit status.
@@ -30,8 +32,7 @@ pub fn failed(error: &dyn Display) -> i32 {
 
 /// Text that was asked for, on standard output; returns the exit status.
 pub fn out(text: &str) -> i32 {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stream::write_all(stream::stdout(), text.as_bytes()) {
         Ok(()) => 0,
         Err(error) => {
             failed(&format_args!("cannot write to standard output: {error}; check where it leads"))

@@ -15,6 +15,7 @@ crate::tests![
     the_group_of_the_front_is_killed,
     the_front_and_the_command_die_together,
     killing_a_large_tree_leaves_nothing,
+    earlier_children_of_the_front_are_spared,
 ];
 
 const KILL: i32 = libc::SIGKILL;
@@ -122,4 +123,19 @@ fn the_front_and_the_command_die_together(place: Place) {
         signal(supervisor, libc::SIGCONT);
         running.vanish();
     }
+}
+
+/// `sh -c 'helper & exec cgrove run …'`: the helper is a child of the front, not of the run.
+fn earlier_children_of_the_front_are_spared(place: Place) {
+    let mut it = run(place).acts("load", 0);
+    let running = it.behind_shell("sleep 1000 & echo helper $!; exec \"$@\"");
+    running.said("ready");
+    let helper = running.out().split_whitespace().nth(1).and_then(|pid| pid.parse().ok());
+    let helper: i32 = helper.expect("the helper's pid");
+    let all = watch::below(running.pid());
+    let supervisor = all.iter().find(|p| p.ppid == running.pid() && p.pid != helper);
+    cgrove_host::sys::kill(supervisor.expect("the supervisor").pid, KILL).unwrap();
+    let ended = running.end();
+    let spared = cgrove_host::sys::kill(helper, KILL);
+    assert_eq!((ended.status, spared), (125, Ok(())), "{ended:?}");
 }

@@ -2,7 +2,9 @@
 
 use cgrove_host::report::{Class, Reason};
 
-use crate::kit::{Place, run};
+use cgrove_testkit::watch;
+
+use crate::kit::{PATIENCE, Place, run};
 
 crate::tests![
     a_daemon_with_an_empty_environment,
@@ -11,6 +13,8 @@ crate::tests![
     a_program_that_adopts_orphans,
     time_of_exited_children_is_counted,
     a_run_inside_a_run,
+    time_lost_with_a_pid_namespace_is_told["unshare"],
+    who_enters_a_pid_namespace_is_told[crate::PID_NAMESPACE, "nsenter"],
 ];
 
 const MS: u64 = 1_000_000;
@@ -82,4 +86,39 @@ fn a_run_inside_a_run(place: Place) {
     let options = ["--timeout", "600ms", "--kill-grace", "0"];
     let ended = run(place).options(&options).script(&inner).end();
     assert_eq!(ended.status, 124);
+}
+
+/// The kernel throws away the time of those that it ends with the init of their namespace.
+fn time_lost_with_a_pid_namespace_is_told(place: Place) {
+    let script = "unshare -pf sh -c 'ACTS burn MARK 50 & sleep 0.1' && echo made";
+    let ended = run(place).script(script).end();
+    let cpu = ended.report().cpu;
+    if ended.out == "made\n" {
+        assert!(cpu.note.is_some_and(|note| note.contains("pid namespace")), "{ended:?}");
+        assert_eq!(cpu.class, Class::Sampled);
+    } else {
+        // Not allowed here, and so nothing was lost.
+        assert_eq!(cpu.class, Class::Exact, "{ended:?}");
+    }
+}
+
+/// What is orphaned in a namespace from outside falls to that one's init, not to us.
+fn who_enters_a_pid_namespace_is_told(place: Place) {
+    let mut init = std::process::Command::new("unshare");
+    let mut init = init.args(["-pf", "--kill-child", "sleep", "1000"]).spawn().expect("unshare");
+    let outer = i32::try_from(init.id()).expect("a pid");
+    let inner = watch::until("the namespace's init", PATIENCE, || {
+        watch::below(outer).into_iter().find(|p| p.cmdline[0] == "sleep")
+    });
+    let enter = format!("nsenter -t {} -p true && echo entered; : MARK", inner.pid);
+    let told = run(place).script(&enter).end();
+    let refused = run(place).options(&["--require", "kill=exact"]).script(&enter).end();
+    let _ = init.kill();
+    let _ = init.wait();
+    let report = told.report();
+    let entered = told.out == "entered\n";
+    assert_eq!(report.classes.kill, if entered { Class::Sampled } else { Class::Exact });
+    assert_eq!(report.warnings.iter().any(|w| w.contains("entered a pid namespace")), entered);
+    assert_eq!(entered, place == Place::Here, "{told:?}");
+    assert_eq!((refused.out.as_str(), refused.report().classes.kill), ("", Class::Exact));
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use cgrove_host::report::{Backend, Class};
 
-use crate::kit::{Place, fresh_path, kit, run};
+use crate::kit::{Place, behind, fresh_path, kit, run};
 
 crate::tests![
     misuse_is_one_line_and_125,
@@ -19,6 +19,9 @@ crate::tests![
     a_directory_that_is_gone_or_closed,
     too_few_descriptors,
     help_and_version,
+    a_proc_of_another_namespace_is_refused[crate::PID_NAMESPACE],
+    a_slow_reader_of_a_stream_that_does_not_block["perl"],
+    a_hostile_name_cannot_write_to_the_terminal,
 ];
 
 fn misuse_is_one_line_and_125(place: Place) {
@@ -165,4 +168,52 @@ fn help_and_version(place: Place) {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let output = place.command(&kit().cgrove).arg("--help").stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
+}
+
+/// The pids that such a `/proc` shows are those of other processes.
+fn a_proc_of_another_namespace_is_refused(place: Place) {
+    let mut it = run(place).script("echo never; : MARK");
+    let mut command = behind(&["unshare", "-pf"], &it.build());
+    let ended = it.start_as(&mut command).end();
+    assert_eq!((ended.status, ended.out.as_str()), (125, ""), "{ended:?}");
+    assert!(ended.only_line().contains("another pid namespace"), "{ended:?}");
+}
+
+/// With O_NONBLOCK a full pipe is an error to whoever does not wait for it.
+fn a_slow_reader_of_a_stream_that_does_not_block(place: Place) {
+    // More than a pipe holds: every survivor is listed with its command line.
+    let script = "for i in $(seq 40); do ACTS sleep MARK $(printf %03900d 0) & done; exit 0";
+    let mut it = run(place).options(&["--json", "-"]).script(script);
+    let perl = r#"
+        use Fcntl; pipe(my $r, my $w);
+        if (!(my $pid = fork)) {
+            open(STDOUT, ">&", $w); close $r; close $w;
+            fcntl(STDOUT, F_SETFL, O_NONBLOCK | O_WRONLY);
+            exec @ARGV;
+        }
+        close $w; wait_until_full($r);
+        print while <$r>; wait; exit($? >> 8);
+        sub wait_until_full {
+            my ($r, $n) = (shift, pack "i", 0);
+            while (unpack("i", $n) < 65536) {
+                ioctl($r, 0x541B, $n); last if unpack("i", $n) >= 65536;
+                select undef, undef, undef, 0.01;
+            }
+        }"#;
+    let mut reader = place.command("perl");
+    let built = it.build();
+    let at = built.get_args().position(|word| word == "run").expect("a run");
+    reader.args(["-e", perl]).arg(&kit().cgrove).args(built.get_args().skip(at));
+    let ended = it.start_as(&mut reader).end();
+    assert_eq!(ended.status, 0, "{}", ended.err);
+    let report: cgrove_host::report::Report = serde_json::from_str(&ended.out).expect("all of it");
+    assert_eq!(report.left_behind.killed, 40);
+}
+
+fn a_hostile_name_cannot_write_to_the_terminal(place: Place) {
+    let ended = run(place).command(&["/no\x1b]0;owned\x07such\ncommand", "MARK"]).end();
+    assert_eq!(ended.status, 127);
+    let line = ended.only_line();
+    assert!(line.contains(r"/no\u{1b}]0;owned\u{7}such\ncommand"), "{line:?}");
+    assert!(!ended.err.trim_end().contains(|c: char| c.is_control()), "{ended:?}");
 }

@@ -95,6 +95,13 @@ pub fn clean_up() {
     let _ = fs::remove_dir_all(kit().folder.path());
 }
 
+/// `command` as the last words of another command line.
+pub fn behind(words: &[&str], command: &Command) -> Command {
+    let mut behind = Command::new(words[0]);
+    behind.args(&words[1..]).arg(command.get_program()).args(command.get_args());
+    behind
+}
+
 /// A path in the kit's folder that nobody has used.
 pub fn fresh_path(kind: &str) -> PathBuf {
     kit().folder.path().join(fresh(kind))

@@ -3,7 +3,7 @@
 use cgrove_host::report::{Class, Reason};
 use cgrove_testkit::watch;
 
-use crate::kit::{Place, run};
+use crate::kit::{Place, behind, run};
 
 crate::tests![
     a_fork_bomb_never_passes_the_limit,
@@ -18,6 +18,8 @@ crate::tests![
     the_classic_bomb_ends_with_its_command["bash"],
     the_classic_bomb_is_held_for_as_long_as_it_lasts["bash"],
     without_a_gate_the_newest_go,
+    a_slow_fork_keeps_its_place,
+    what_proc_hides_keeps_its_places[crate::PID_NAMESPACE],
 ];
 
 fn a_fork_bomb_never_passes_the_limit(place: Place) {
@@ -172,4 +174,25 @@ fn without_a_gate_the_newest_go(place: Place) {
     assert!(report.left_behind.killed <= 31, "the killed are counted twice: {ended:?}");
     assert!(report.warnings.iter().any(|w| w.contains("--pids-max was exceeded")), "{report:?}");
     assert_eq!(report.forks.class, Class::Sampled);
+}
+
+/// A fork that takes long in the kernel is not finished because its caller has used CPU time.
+fn a_slow_fork_keeps_its_place(place: Place) {
+    let ended = run(place).options(&["--pids-max", "3"]).acts("slow-fork", 3).end();
+    assert_eq!((ended.status, ended.out.as_str()), (0, "both 0\n"), "{ended:?}");
+}
+
+/// Under `hidepid` an undumpable process, such as a key agent, cannot be looked into.
+fn what_proc_hides_keeps_its_places(place: Place) {
+    let mut it = run(place).options(&["--pids-max", "10"]).acts("hide", 50);
+    let script = "mount -t proc -o hidepid=2 proc /proc && exec \"$@\"";
+    let mut command = behind(&["unshare", "-mpf", "sh", "-c", script, "sh"], &it.build());
+    let ended = it.start_as(&mut command).end();
+    let report = ended.report();
+    assert_eq!((ended.status, ended.number("refused")), (0, 0), "{ended:?}");
+    let alive = ended.number("alive");
+    // Nobody hides from root. From others, forks before the first look may keep places for good.
+    let hidden = report.warnings.iter().any(|warning| warning.contains("/proc hides"));
+    assert_eq!(hidden, place == Place::Jail || !nix::unistd::geteuid().is_root(), "{report:?}");
+    assert!(alive <= 10 && alive >= if hidden { 7 } else { 10 }, "{ended:?}");
 }

@@ -38,6 +38,9 @@ pub const LEAK_SANITIZER: &str = "leak sanitizer";
 /// Few enough pids for all of them to be used up in a test.
 pub const SMALL_PID_MAX: &str = "small pid_max";
 
+/// The right to make a pid namespace, and a mount namespace with a `/proc` for it.
+pub const PID_NAMESPACE: &str = "right to make a pid namespace";
+
 /// Lists the tests of a module, with what they need.
 macro_rules! tests {
     ($($name:ident $([$($need:expr),+])?),+ $(,)?) => {
@@ -109,6 +112,13 @@ fn is_here(need: &str) -> bool {
         }
         SMALL_PID_MAX => std::fs::read_to_string("/proc/sys/kernel/pid_max")
             .is_ok_and(|text| text.trim().parse().is_ok_and(|max: u32| max <= 70_000)),
+        PID_NAMESPACE => {
+            let script = "mount -t proc proc /proc";
+            let mut command = Command::new("unshare");
+            command.args(["-mpf", "sh", "-c", script]).stdin(Stdio::null());
+            let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        }
         tool => {
             let mut command = Command::new(tool);
             command.arg("--version").stdin(Stdio::null());

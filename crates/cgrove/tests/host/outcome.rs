@@ -194,6 +194,13 @@ fn doctor_agrees_with_a_run(place: Place) {
         assert_eq!(found["cap_sys_admin"], false);
         assert!(found["seccomp_filters"].as_u64().is_none_or(|n| n >= 2), "{found}");
     }
+    let mut deaf = place.command("env");
+    deaf.arg("--ignore-signal=CHLD").arg(&crate::kit::kit().cgrove);
+    let deaf = deaf.args(["doctor", "--json"]).output().expect("the doctor answers").stdout;
+    let deaf: serde_json::Value = serde_json::from_slice(&deaf).expect("JSON");
+    assert_eq!((&deaf["gate"], &deaf["backend"]), (&found["gate"], &found["backend"]));
+    let cpu = deaf["classes"].as_array().unwrap().iter().find(|class| class["feature"] == "cpu");
+    assert_eq!(cpu.unwrap()["class"], "sampled");
     let words = String::from_utf8(doctor(&[]).stdout).unwrap();
     for row in ["fork gate", "ptrace scope", "subreaper", "kernel cgroup2", "children", "takes the"]
     {

@@ -16,6 +16,8 @@ crate::tests![
     a_stop_that_is_over_does_not_hold_cgrove,
     signals_reach_what_the_command_left,
     a_stopped_command_stops_cgrove,
+    an_alarm_set_before_reaches_the_command["perl"],
+    pipes_end_when_the_command_closes_them,
 ];
 
 fn signals_are_forwarded(place: Place) {
@@ -118,4 +120,25 @@ fn a_stopped_command_stops_cgrove(place: Place) {
     running.until("the front to stop", stopped);
     running.signal(18);
     assert_eq!(running.end().status, 6);
+}
+
+/// `perl -e 'alarm …; exec …'` is a timeout that many use: the alarm outlives exec, not fork.
+fn an_alarm_set_before_reaches_the_command(place: Place) {
+    let mut it = run(place).script("trap 'exit 6' ALRM; while :; do sleep 0.05; done; : MARK");
+    let mut perl = place.command("perl");
+    perl.args(["-e", "alarm 1; exec @ARGV"]);
+    let built = it.build();
+    let at = built.get_args().position(|word| word == "run").expect("a run");
+    perl.arg(&crate::kit::kit().cgrove).args(built.get_args().skip(at));
+    assert_eq!(it.start_as(&mut perl).end().status, 6);
+}
+
+/// A reader waits for the last holder of a pipe, and cgrove must not be one.
+fn pipes_end_when_the_command_closes_them(place: Place) {
+    let go = crate::kit::fresh_path("go");
+    let go = go.display();
+    let script = format!("exec 3>&- >&-; until [ -e {go} ]; do sleep 0.02; done; : MARK");
+    let mut it = run(place).script(&script);
+    let reader = format!("\"$@\" 3>&1 | {{ cat; echo over > {go}; }}");
+    assert_eq!(it.behind_shell(&reader).end().status, 0);
 }

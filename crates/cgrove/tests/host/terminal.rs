@@ -12,6 +12,8 @@ crate::tests![
     cgrove_is_a_job_like_any_other ["bash", "setsid", "stty"],
     the_window_size_reaches_the_command ["bash", "setsid", "stty"],
     the_terminal_is_given_back ["bash", "setsid", "stty"],
+    a_stop_that_nobody_could_end_is_none ["setsid", "stty"],
+    the_terminal_stays_with_a_shell_that_took_it [ "bash", "setsid", "stty"],
     a_closed_window_ends_the_run ["bash", "setsid", "stty"],
 ];
 
@@ -174,6 +176,52 @@ fn the_terminal_is_given_back(place: Place) {
     terminal.send("exit 5\n");
     assert_eq!(terminal.status(), Some(5));
     gone(&mark);
+}
+
+/// Without a shell that does job control the kernel ignores Ctrl-Z: the process group is orphaned.
+/// cgrove's processes must not make it look cared for.
+fn a_stop_that_nobody_could_end_is_none(place: Place) {
+    let it = run(place).script("echo ready; read line; echo \"<$line>\"; exit 4; : MARK");
+    // Two commands, or the shell would make room for the first.
+    let mut shell = place.command("sh");
+    shell.args(["-c", "\"$@\"; echo status $?", "sh"]);
+    let built = it.build();
+    shell.arg(kit().cgrove.clone());
+    let at = built.get_args().position(|word| word == "run").expect("a run");
+    shell.args(built.get_args().skip(at));
+    let mut terminal = Terminal::start(&shell).expect("a terminal");
+    terminal.expect("ready");
+    terminal.send("\x1a");
+    terminal.expect("^Z");
+    terminal.send("typed\n");
+    terminal.expect("<typed>");
+    terminal.expect("status 4");
+    assert_eq!(terminal.status(), Some(0));
+    gone(&it.mark);
+}
+
+fn the_terminal_stays_with_a_shell_that_took_it(place: Place) {
+    let mark = run(place).mark;
+    let mut terminal = interactive_shell(place);
+    terminal.send(&line(&mark, "ACTS sleep MARK"));
+    let sleeper = watch::until("the command", PATIENCE, || {
+        watch::marked(&mark).into_iter().find(|p| p.cmdline[1] == "sleep")
+    });
+    sleeping(terminal.pid(), &sleeper.cmdline.join(" "));
+    terminal.send("\x1a");
+    terminal.expect("Stopped");
+    terminal.expect(PROMPT);
+    terminal.send("bg\n");
+    terminal.expect(PROMPT);
+    let runs = || watch::marked(&mark).iter().all(|p| p.state != 'T').then_some(());
+    watch::until("the job to go on", PATIENCE, runs);
+    let _ = cgrove_host::sys::kill(sleeper.pid, libc::SIGKILL);
+    gone(&mark);
+    // A shell that lost its terminal is stopped, or reads an error and ends.
+    terminal.send("echo still $((40 + 2))\n");
+    terminal.expect("still 42\r\n");
+    terminal.send("exit 5\n");
+    assert_eq!(terminal.status(), Some(5));
 }
 
 fn a_closed_window_ends_the_run(place: Place) {

@@ -59,6 +59,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         backend_reason: std::mem::take(&mut run.backend_reason),
         exit,
         reason,
+        exec_error: run.exec_error.map(|errno| format!("{errno:?}")),
         pids_max: PidsMax { hits: Some(hits), place: (hits > 0).then_some(place) },
         wall_ns: nanos(run.started.elapsed()),
         cpu: run.accounting.finish(),
@@ -145,6 +146,7 @@ fn blank(options: &RunOptions) -> Report {
         backend_reason: "the supervisor was killed".to_owned(),
         exit: Exit { code: None, signal: None, status: FAILED },
         reason: Reason::SupervisorKilled,
+        exec_error: None,
         limits: Limits {
             pids_max: options.pids_max,
             timeout_ms: options.timeout.map(millis),

@@ -8,6 +8,7 @@
 //! so the tree is scanned again after each.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
@@ -65,14 +66,15 @@ impl Sweep {
             if freed >= excess {
                 break;
             }
-            if self.dying.contains_key(&seen.tid) {
-                // Room that an earlier look has made already.
-                freed += seen.stat.map_or(1, |stat| stat.threads.max(1));
-            } else if signal(scanner, seen, libc::SIGKILL).is_ok() {
-                self.dying.insert(seen.tid, start(seen));
-                freed += seen.stat.map_or(1, |stat| stat.threads.max(1));
+            if let Entry::Vacant(free) = self.dying.entry(seen.tid) {
+                if signal(scanner, seen, libc::SIGKILL).is_err() {
+                    continue;
+                }
+                free.insert(start(seen));
                 killed += 1;
             }
+            // Also the room that an earlier look has made already.
+            freed += seen.stat.map_or(1, |stat| stat.threads.max(1));
         }
         killed
     }

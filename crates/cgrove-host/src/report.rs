@@ -99,6 +99,8 @@ pub struct Report {
     pub exit: Exit,
     /// How the command ended, in a word.
     pub reason: Reason,
+    /// Why it never started: the name of execve(2)'s errno.
+    pub exec_error: Option<String>,
     /// What was asked for.
     pub limits: Limits,
     /// What the task limit did.

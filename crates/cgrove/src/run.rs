@@ -32,13 +32,18 @@ pub fn run(run: &Run, stdout_closed: bool) -> i32 {
 fn tell(run: &Run, report: &Report) {
     match report.reason {
         Reason::ExecFailed => {
-            let why = if report.exit.status == 127 {
-                "not found; check its name and PATH"
-            } else {
-                "found, but not executable; check its permissions and format"
+            let errno = report.exec_error.as_deref().unwrap_or("unknown error");
+            let why = match errno {
+                "ENOENT" => "not found (ENOENT); check its name, PATH and its interpreter",
+                "E2BIG" => "arguments and environment are too long (E2BIG); pass less",
+                "EACCES" => {
+                    "not permitted (EACCES); check its permissions and those of its folders"
+                }
+                _ => "not executable; check its permissions and format",
             };
             let command = report.command.first().map_or("", String::as_str);
-            say::line(&format_args!("cannot run {command}: {why}"));
+            let more = if why.contains(errno) { String::new() } else { format!(" ({errno})") };
+            say::line(&format_args!("cannot run {command}: {why}{more}"));
             return;
         }
         Reason::SupervisorKilled => say::line(

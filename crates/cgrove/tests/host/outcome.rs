@@ -45,7 +45,8 @@ fn a_command_that_cannot_start(place: Place) {
     assert!(ended.only_line().contains("/no/such/program: not found"), "{ended:?}");
     let ended = run(place).command(&["/etc/passwd", "MARK"]).end();
     assert_eq!((ended.status, ended.report().reason), (126, Reason::ExecFailed));
-    assert!(ended.only_line().contains("not executable"), "{ended:?}");
+    assert_eq!(ended.report().exec_error.as_deref(), Some("EACCES"));
+    assert!(ended.only_line().contains("/etc/passwd: not permitted (EACCES)"), "{ended:?}");
 }
 
 fn a_timeout_is_124_and_gives_time_to_clean_up(place: Place) {

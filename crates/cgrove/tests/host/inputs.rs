@@ -181,9 +181,11 @@ fn a_proc_of_another_namespace_is_refused(place: Place) {
 
 /// With O_NONBLOCK a full pipe is an error to whoever does not wait for it.
 fn a_slow_reader_of_a_stream_that_does_not_block(place: Place) {
-    // More than a pipe holds: every survivor is listed with its command line.
-    let script = "for i in $(seq 40); do ACTS sleep MARK $(printf %03900d 0) & done; exit 0";
-    let mut it = run(place).options(&["--json", "-"]).script(script);
+    // More than a pipe holds: survivors are listed with command lines, be it the helper's or still
+    // that of the shell that was about to become one.
+    let long = "0".repeat(3900);
+    let script = format!("for i in $(seq 40); do ACTS sleep MARK {long} & done; exit 0");
+    let mut it = run(place).options(&["--json", "-"]).script(&script);
     let perl = r#"
         use Fcntl; pipe(my $r, my $w);
         if (!(my $pid = fork)) {

@@ -107,6 +107,13 @@ impl World {
     }
 }
 
+/// The ids of tasks, sorted.
+pub fn ids(tasks: Vec<Arc<Task>>) -> Vec<TaskId> {
+    let mut ids: Vec<_> = tasks.iter().map(|task| task.id()).collect();
+    ids.sort();
+    ids
+}
+
 /// A [`World`] with controllers that are to be switched on: `cpu` and `pids`
 /// are threaded, `memory` and `io` are not, and `io` needs `memory`. All but
 /// `pids` write down what they are asked.

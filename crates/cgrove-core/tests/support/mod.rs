@@ -77,6 +77,13 @@ impl World {
         self.h.retire(task, &mut self.fx).unwrap();
     }
 
+    /// The steps that are left to a task that has begun to exit.
+    pub fn retire_rest(&mut self, task: &Arc<Task>) {
+        self.dead(task);
+        self.reap(task);
+        self.free(task);
+    }
+
     /// A fork in flight.
     pub fn place(&mut self, from: ForkFrom<'_>) -> Result<Fork, Errno> {
         self.h.fork(from, &mut self.fx)

@@ -302,6 +302,29 @@ fn an_exit_against_a_move() {
     check("an_exit_against_a_move", Some(4), model, &[Mutant::ExitIgnoresMove]);
 }
 
+/// A cgroup that is to be frozen is removed while its last task leaves. Whoever
+/// comes first, it must not count for the cgroups above any more.
+#[test]
+fn a_removed_cgroup_does_not_turn_frozen() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, _probe) = build(mutant);
+        let above = h.create(h.root(), "a", &mut fx()).unwrap();
+        let cgroup = h.create(&above, "b", &mut fx()).unwrap();
+        let task = hidden_task(&h, &cgroup, 1);
+        h.set_freeze(&cgroup, true, &mut fx()).unwrap();
+        let walker = {
+            let (h, task) = (h.clone(), task.clone());
+            loom::thread::spawn(move || h.dead(&task, &mut fx()).unwrap())
+        };
+        h.remove(&cgroup, &mut fx()).unwrap();
+        walker.join().unwrap();
+        h.set_freeze(&above, true, &mut fx()).unwrap();
+        assert!(above.frozen(), "its ancestors wait for it for ever");
+        bury(&h, &task);
+    }
+    check("a_removed_cgroup_does_not_turn_frozen", Some(4), model, &[Mutant::DeadFreezes]);
+}
+
 #[test]
 fn two_last_tasks_of_two_css_sets() {
     fn model(mutant: Option<Mutant>) {

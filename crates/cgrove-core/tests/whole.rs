@@ -30,13 +30,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use support::{Everywhere, Refusals};
 
+type Charged = Arc<Mutex<HashMap<CssId, i64>>>;
+
 /// Counts the tasks charged to each css of its own.
 struct Count {
     name: &'static str,
     threaded: bool,
     needs: &'static [&'static str],
     refusals: Refusals,
-    charged: Arc<Mutex<HashMap<CssId, i64>>>,
+    charged: Charged,
 }
 
 impl Count {
@@ -159,7 +161,8 @@ struct Whole {
     h: Hierarchy,
     fx: Effects,
     refusals: Refusals,
-    charged: [Option<Arc<Mutex<HashMap<CssId, i64>>>>; ALL],
+    /// By controller; `pids` keeps its own.
+    charged: [Option<Charged>; ALL],
     cgroups: Vec<Arc<Cgroup>>,
     tasks: Vec<Entry>,
     places: Vec<Fork>,
@@ -222,7 +225,7 @@ impl Whole {
     }
 
     fn name(at: usize) -> &'static str {
-        *NAMES.get(at).unwrap_or(&"perf")
+        NAMES.get(at).unwrap_or(&"perf")
     }
 
     fn mask(bits: u8) -> SsMask {
@@ -501,7 +504,7 @@ impl Whole {
                 listed += usize::from(cgroup.id() == at.id() && (lives || !exiting(&it.task)));
             }
         }
-        demand!(at.populated() == !linked.is_empty(), "populated of {at:?}");
+        demand!(at.populated() != linked.is_empty(), "populated of {at:?}");
         demand!(self.h.threads(at).len() == listed, "cgroup.threads of {at:?}");
         if at.is_dead() {
             return Ok(());

@@ -1,9 +1,10 @@
 //! Linux's cgroup v2 core as a library.
 //!
-//! A [`Hierarchy`] is a tree of [`Cgroup`]s; each carries one css per
-//! [`Controller`]; tasks join, fork, exit and are reaped; cgroups are removed
-//! while their last tasks are still on the way out, and every css is taken
-//! apart in the order that Linux 7.2 does it. The crate does no I/O, starts no
+//! A [`Hierarchy`] is a tree of [`Cgroup`]s; each carries a css of every
+//! [`Controller`] that is switched on there; tasks join, fork, move, freeze,
+//! exit and are reaped; cgroups are removed and controllers switched off while
+//! their last tasks are still on the way out, and every css is taken apart in
+//! the order that Linux 7.2 does it. The crate does no I/O, starts no
 //! threads, reads no clock, has no statics and no unsafe code: it is told what
 //! happens and answers with state and [`Effects`].
 //!

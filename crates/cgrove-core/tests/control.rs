@@ -35,6 +35,7 @@ fn refusals_have_linuxs_numbers_and_order() {
     let mut t = Tree::new();
     let a = t.top("a");
     let b = t.mkdir(&a, "b");
+    assert_eq!(t.h.mask(&["pids", "nope"]), Err(Errno::EINVAL), "no controller's name");
     assert_eq!(t.write("+pids", &a), Err(Errno::ENOENT), "not available here");
     assert_eq!(t.write("-pids", &a), Ok(()), "off already, and nobody looks further");
     t.on_root("+pids +memory +cpu").unwrap();

@@ -92,6 +92,7 @@ pub trait Controller: Send + Sync + 'static {
 
     /// Controllers that are switched on with it, by name. One that was not asked
     /// for itself has no files there (`depends_on`; `memory` for `io` in Linux).
+    /// Names that the hierarchy has no controller for are skipped.
     fn depends_on(&self) -> &'static [&'static str] {
         &[]
     }

@@ -32,7 +32,8 @@ pub struct Draining {
     /// that it no longer stands in the way; another one may.
     pub css: CssRef,
     /// What it waits for: its `tasks` before it can be killed, then children
-    /// and read sections before it can go offline.
+    /// and read sections before it can go offline. Where it names none of them
+    /// there is only work to pump.
     pub lifecycle: Lifecycle,
 }
 

@@ -115,9 +115,9 @@ impl Builder {
     /// on below the root but what is implicit.
     ///
     /// # Panics
-    /// If a controller refuses to make a root css, names another that is not
-    /// there or is implicit and not threaded, or if there are more than
-    /// [`SsMask::CAPACITY`]: faults of the embedder and not of any input.
+    /// If a controller refuses to make a root css or is implicit and not
+    /// threaded, or if there are more than [`SsMask::CAPACITY`]: faults of the
+    /// embedder and not of any input.
     #[must_use]
     pub fn build(self, now: Time) -> Hierarchy {
         let tree_lock = RankLock::new();

@@ -189,6 +189,17 @@ fn a_controller_that_is_only_depended_upon_has_no_files() {
 }
 
 #[test]
+fn a_controller_works_without_one_it_depends_on_that_is_not_to_be_had() {
+    let io =
+        Recorder { name: "io", switched: true, depends_on: &["memory"], ..Recorder::default() };
+    let mut t = Tree::with(Hierarchy::builder().controller(Arc::new(io)));
+    let a = t.top("a");
+    t.on_root("+io").unwrap();
+    assert!(a.css("io").is_some_and(|css| css.is_visible()));
+    assert_eq!(t.controllers(&a), ["io"]);
+}
+
+#[test]
 fn a_failed_write_leaves_everything_as_it_was_but_the_traces_of_trying() {
     for online in [true, false] {
         let mut t = Tree::new();

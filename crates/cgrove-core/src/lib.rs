@@ -56,6 +56,7 @@ mod drain;
 mod effect;
 mod errno;
 mod event;
+mod exec;
 mod exit;
 mod fork;
 mod freezer;

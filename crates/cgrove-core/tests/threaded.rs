@@ -197,3 +197,39 @@ fn descendants_that_are_threaded_change_to_the_new_domain() {
     let thread = t.thread(&leader);
     assert_eq!(t.move_thread(&thread, &r), Ok(()), "one domain");
 }
+
+#[test]
+fn a_thread_that_executes_is_the_process_from_then_on_and_stays_where_it_is() {
+    let (mut t, r, one) = domain();
+    t.write("+pids", &r).unwrap();
+    let leader = t.spawn(&r);
+    let (thread, other) = (t.thread(&leader), t.thread(&leader));
+    t.move_thread(&thread, &one).unwrap();
+    let exec = |t: &mut Tree, task: &Arc<Task>| {
+        let w = &mut **t;
+        w.h.exec(task, &mut w.fx)
+    };
+    assert_eq!(exec(&mut t, &thread).unwrap_err(), Errno::EBUSY, "the others live");
+    for task in [&leader, &other] {
+        t.retire(task);
+    }
+    let process = exec(&mut t, &thread).unwrap();
+    assert!(process.is_leader() && process.id() == thread.id());
+    assert_eq!(ids(t.h.procs(&r).unwrap()), [process.id()]);
+    assert_eq!(ids(t.h.threads(&one)), [process.id()]);
+    assert_eq!((t.pids(&r), t.pids(&one)), (1, 1));
+    assert!(Arc::ptr_eq(&exec(&mut t, &process).unwrap(), &process), "it leads already");
+    assert_eq!(exec(&mut t, &thread).unwrap_err(), Errno::ESRCH, "the old handle is freed");
+    assert_eq!(t.h.exit(&thread, &mut Effects::at(Time(0))), Err(Errno::ESRCH));
+    // It has threads and children, moves and dies as any.
+    let born = t.thread(&process);
+    t.move_process(&born, &r).unwrap();
+    assert_eq!(ids(t.h.threads(&r)), [process.id(), born.id()]);
+    t.retire(&born);
+    t.retire(&process);
+    assert_eq!((t.pids(&r), r.populated()), (0, false));
+    t.rmdir(&one).unwrap();
+    t.rmdir(&r).unwrap();
+    assert_eq!(t.pump(), 0);
+    assert_eq!(t.h.stat(t.h.root()).nr_dying_descendants, 0);
+}

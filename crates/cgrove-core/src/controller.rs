@@ -27,6 +27,10 @@ use crate::id::{CgroupId, TaskId};
 use alloc::sync::Arc;
 use core::any::Any;
 
+mod event_files;
+mod lookup;
+pub mod memory;
+pub mod page_counter;
 pub mod pids;
 
 bitflags::bitflags! {

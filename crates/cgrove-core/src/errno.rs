@@ -26,8 +26,14 @@ pub enum Errno {
     ENODEV = 19,
     /// Malformed argument.
     EINVAL = 22,
+    /// No room: no CPU would be left to run on.
+    ENOSPC = 28,
+    /// A number outside of what the file takes.
+    ERANGE = 34,
     /// The name is longer than 255 bytes.
     ENAMETOOLONG = 36,
+    /// Not possible in this state or place.
+    EOPNOTSUPP = 95,
 }
 
 impl Errno {
@@ -49,7 +55,10 @@ impl Errno {
             Self::EEXIST => "EEXIST",
             Self::ENODEV => "ENODEV",
             Self::EINVAL => "EINVAL",
+            Self::ENOSPC => "ENOSPC",
+            Self::ERANGE => "ERANGE",
             Self::ENAMETOOLONG => "ENAMETOOLONG",
+            Self::EOPNOTSUPP => "EOPNOTSUPP",
         }
     }
 }

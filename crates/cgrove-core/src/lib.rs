@@ -42,7 +42,7 @@ extern crate alloc;
 compile_error!("cgrove-core needs locks: enable the feature `std` or `spin`");
 
 mod cgroup;
-mod controller;
+pub mod controller;
 mod create;
 mod css;
 mod css_set;

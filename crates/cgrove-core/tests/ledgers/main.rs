@@ -1,0 +1,7 @@
+//! The controllers as ledgers: every limit at its edge, every errno, and that
+//! what was charged comes off again at every level.
+
+#![cfg(not(any(loom, shuttle)))]
+
+mod memory;
+mod tree;

@@ -27,6 +27,7 @@ use crate::id::{CgroupId, TaskId};
 use alloc::sync::Arc;
 use core::any::Any;
 
+pub mod cpu;
 mod event_files;
 mod lookup;
 pub mod memory;

@@ -3,5 +3,6 @@
 
 #![cfg(not(any(loom, shuttle)))]
 
+mod cpu;
 mod memory;
 mod tree;

@@ -29,8 +29,10 @@ use core::any::Any;
 
 pub mod cpu;
 mod event_files;
+pub mod io;
 mod lookup;
 pub mod memory;
+pub mod misc;
 pub mod page_counter;
 pub mod pids;
 

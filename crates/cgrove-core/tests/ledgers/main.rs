@@ -4,5 +4,7 @@
 #![cfg(not(any(loom, shuttle)))]
 
 mod cpu;
+mod io;
 mod memory;
+mod misc;
 mod tree;

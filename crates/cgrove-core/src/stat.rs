@@ -13,7 +13,7 @@ pub struct Stat {
     pub nr_descendants: usize,
     /// Removed cgroups below that something still refers to.
     pub nr_dying_descendants: usize,
-    /// Per controller, in controller order.
+    /// Per controller that the hierarchy has for itself, in controller order.
     pub subsys: Vec<SubsysStat>,
 }
 
@@ -23,6 +23,7 @@ pub struct SubsysStat {
     /// The controller.
     pub name: &'static str,
     /// `nr_subsys_NAME`: live csses here and below; 0 where there is none here.
+    /// One that is being switched off on a live cgroup is still here.
     pub live: usize,
     /// `nr_dying_subsys_NAME`: dying csses here and below.
     pub dying: usize,
@@ -32,14 +33,18 @@ impl Hierarchy {
     /// Reads `cgroup.stat`.
     #[must_use]
     pub fn stat(&self, cgroup: &Cgroup) -> Stat {
+        let bound = self.bound();
         let published = cgroup.subsys.lock();
+        let controllers = self.inner.controllers.iter().enumerate();
         let subsys =
-            self.inner.controllers.iter().enumerate().map(|(ssid, controller)| SubsysStat {
-                name: controller.name(),
-                live: published[ssid]
-                    .as_ref()
-                    .map_or(0, |css| css.nr_descendants.load(Ordering::Relaxed) + 1),
-                dying: cgroup.nr_dying_subsys[ssid].load(Ordering::Relaxed),
+            controllers.filter(|(ssid, _)| bound.contains(*ssid)).map(|(ssid, controller)| {
+                SubsysStat {
+                    name: controller.name(),
+                    live: published[ssid]
+                        .as_ref()
+                        .map_or(0, |css| css.nr_descendants.load(Ordering::Relaxed) + 1),
+                    dying: cgroup.nr_dying_subsys[ssid].load(Ordering::Relaxed),
+                }
             });
         Stat {
             nr_descendants: cgroup.nr_descendants.load(Ordering::Relaxed),

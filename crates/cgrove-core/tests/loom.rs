@@ -9,10 +9,13 @@
 
 #![cfg(loom)]
 
+#[path = "common/everywhere.rs"]
+mod everywhere;
 #[path = "common/mutants.rs"]
 mod mutants;
 
 use cgrove_core::*;
+use everywhere::Everywhere;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -20,6 +23,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// the bookkeeping.
 #[derive(Default)]
 struct Probe {
+    /// Not everywhere, but where it is switched on.
+    switched: bool,
     offline: AtomicUsize,
     freed: AtomicUsize,
 }
@@ -30,6 +35,12 @@ impl Controller for Probe {
     }
     fn hooks(&self) -> Hooks {
         Hooks::empty()
+    }
+    fn threaded(&self) -> bool {
+        true
+    }
+    fn implicit(&self) -> bool {
+        !self.switched
     }
     fn css_alloc(&self, _new: NewCss<'_>) -> Result<CssState, Errno> {
         Ok(Arc::new(()))
@@ -258,7 +269,7 @@ fn whoever_takes_the_second_of_the_last_steps_may_free() {
         let probe = Arc::new(Probe::default());
         let h = Hierarchy::builder()
             .controller(probe.clone())
-            .controller(Arc::new(Pids::new()))
+            .controller(Arc::new(Everywhere(Pids::new())))
             .mutant(mutant)
             .build(Time(0));
         let cgroup = h.create(h.root(), "a", &mut fx()).unwrap();

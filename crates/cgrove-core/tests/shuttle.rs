@@ -35,6 +35,8 @@
 
 #[path = "common/checker.rs"]
 mod checker;
+#[path = "common/everywhere.rs"]
+mod everywhere;
 #[path = "common/mutants.rs"]
 mod mutants;
 #[path = "common/world.rs"]

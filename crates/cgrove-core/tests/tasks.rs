@@ -41,14 +41,14 @@ fn procs_and_threads_differ_for_a_dead_leader() {
     let a = w.top("a");
     let leader = w.spawn(&a);
     let thread = w.thread(&leader);
-    assert_eq!(ids(w.h.procs(&a)), [leader.id()]);
+    assert_eq!(ids(w.h.procs(&a).unwrap()), [leader.id()]);
     assert_eq!(ids(w.h.threads(&a)), [leader.id(), thread.id()]);
     w.exit(&leader);
     w.dead(&leader);
-    assert_eq!(ids(w.h.procs(&a)), [leader.id()], "the process exists under this id");
+    assert_eq!(ids(w.h.procs(&a).unwrap()), [leader.id()], "the process exists under this id");
     assert_eq!(ids(w.h.threads(&a)), [thread.id()]);
     w.exit(&thread);
-    assert_eq!(ids(w.h.procs(&a)), [], "its last thread is exiting");
+    assert_eq!(ids(w.h.procs(&a).unwrap()), [], "its last thread is exiting");
     assert_eq!(ids(w.h.threads(&a)), []);
     assert!(a.populated());
     w.dead(&thread);

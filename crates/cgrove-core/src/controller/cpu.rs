@@ -57,7 +57,7 @@ const fn div_round(n: u64, d: u64) -> u64 {
     (n + d / 2) / d
 }
 
-/// The controller. Threaded.
+/// The controller. Threaded: threads of one process may differ in it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpu;
 
@@ -288,6 +288,10 @@ impl Controller for Cpu {
 
     fn hooks(&self) -> Hooks {
         Hooks::empty()
+    }
+
+    fn threaded(&self) -> bool {
+        true
     }
 
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {

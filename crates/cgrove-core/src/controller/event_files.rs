@@ -63,6 +63,16 @@ impl<const N: usize> EventFiles<N> {
         }
     }
 
+    /// The files leave their directory, and may come back as new ones: the
+    /// css stays for another controller's sake.
+    pub(crate) fn hide(&self) {
+        let mut state = self.state.lock();
+        if let State::Made(files) = &*state {
+            files.iter().for_each(|file| file.remove());
+            *state = State::Unused;
+        }
+    }
+
     /// What a write to any file of the css meets first.
     ///
     /// # Errors
@@ -81,6 +91,22 @@ mod tests {
     use super::*;
     use crate::effect::Effect;
     use crate::id::Time;
+
+    #[test]
+    fn a_hidden_file_is_silent_and_its_successor_is_not() {
+        let files = EventFiles::new(CgroupId(7), ["a.events"]);
+        let old = files.file(0).unwrap();
+        files.hide();
+        let mut fx = Effects::at(Time(0));
+        old.changed(&mut fx);
+        assert!(fx.is_empty());
+        assert_eq!(files.check(), Ok(()));
+        files.changed(0, &mut fx);
+        assert_eq!(fx.as_slice().len(), 1);
+        files.remove();
+        files.hide();
+        assert!(files.file(0).is_none(), "gone for good");
+    }
 
     #[test]
     fn a_removed_file_is_silent_and_refuses_writes() {

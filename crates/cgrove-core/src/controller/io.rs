@@ -16,6 +16,7 @@ mod throttle;
 
 pub use throttle::THROTTLE_SLICE;
 
+use super::memory::Memory;
 use super::pids::Limit;
 use super::{Controller, CssState, Hooks, NewCss, lookup};
 use crate::cgroup::Cgroup;
@@ -148,6 +149,7 @@ type Devices = Leaf<BTreeMap<Device, bool>>;
 #[derive(Clone, Debug)]
 pub struct Io {
     devices: Arc<Devices>,
+    alone: bool,
 }
 
 impl Default for Io {
@@ -163,7 +165,15 @@ impl Io {
     /// With no devices yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { devices: Arc::new(Leaf::new(BTreeMap::new())) }
+        Self { devices: Arc::new(Leaf::new(BTreeMap::new())), alone: false }
+    }
+
+    /// For a hierarchy that has no `memory` controller to bring along, as in a
+    /// Linux built without it.
+    #[must_use]
+    pub fn without_memory(mut self) -> Self {
+        self.alone = true;
+        self
     }
 
     /// A device is there. `weights` says whether its time is divided by weight
@@ -414,6 +424,10 @@ impl Controller for Io {
 
     fn hooks(&self) -> Hooks {
         Hooks::empty()
+    }
+
+    fn depends_on(&self) -> &'static [&'static str] {
+        if self.alone { &[] } else { &[Memory::NAME] }
     }
 
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {

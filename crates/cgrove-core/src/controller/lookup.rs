@@ -8,9 +8,9 @@
 use crate::cgroup::Cgroup;
 use alloc::sync::Arc;
 
-/// The state of the controller `name` on this very cgroup.
+/// The state of the controller `name` on this very cgroup, if it has files.
 pub(crate) fn own<T: Send + Sync + 'static>(cgroup: &Cgroup, name: &str) -> Option<Arc<T>> {
-    cgroup.css(name)?.state_arc()
+    cgroup.css(name).filter(|css| css.is_visible())?.state_arc()
 }
 
 /// The state that a task of this cgroup charges. A css that is switched off

@@ -511,10 +511,9 @@ impl MemoryCss {
         Arc::clone(home)
     }
 
-    /// Back to the defaults, when the controller is switched off for users but
-    /// another one still needs it (`mem_cgroup_css_reset`). `oom.group` and
+    /// No limits and no protection (`mem_cgroup_css_reset`). `oom.group` and
     /// the counts stay.
-    pub fn reset(&self) {
+    fn reset(&self) {
         self.memory.set_max(PAGES_MAX);
         self.swap.set_max(PAGES_MAX);
         self.protected.set_min(0);
@@ -619,6 +618,13 @@ impl Controller for Memory {
     fn css_killed(&self, css: &Css, _fx: &mut Effects) {
         if let Some(memory) = css.state::<MemoryCss>() {
             memory.files.remove();
+        }
+    }
+
+    fn css_reset(&self, css: &Css, _fx: &mut Effects) {
+        if let Some(memory) = css.state::<MemoryCss>() {
+            memory.files.hide();
+            memory.reset();
         }
     }
 

@@ -31,6 +31,11 @@ pub enum Mutant {
     NoGrace,
     /// A reader opens its next section without a release.
     NoReleaseOnEnter,
+    /// Draining asks whether the reference count is killed, not whether the css
+    /// is dying.
+    DrainTestsRef,
+    /// A dead cgroup turns frozen, and counts for those above.
+    DeadFreezes,
     /// A task reads as dead before it is unlinked.
     DeadBeforeUnlink,
 }

@@ -14,7 +14,7 @@ fn io(cgroup: &Arc<Cgroup>) -> Arc<IoCss> {
 
 /// `8:0` goes by weight, `8:16` does not.
 fn two_levels() -> (Tree, Io, Arc<IoCss>, Arc<IoCss>) {
-    let controller = Io::new();
+    let controller = Io::new().without_memory();
     controller.add_device(SDA, true);
     controller.add_device(SDB, false);
     let mut t = Tree::with(controller.clone());

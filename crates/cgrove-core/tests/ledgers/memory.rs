@@ -1,4 +1,5 @@
 use crate::tree::Tree;
+use cgrove_core::controller::io::Io;
 use cgrove_core::controller::memory::*;
 use cgrove_core::controller::page_counter::{PAGE_SIZE, PAGES_MAX};
 use cgrove_core::*;
@@ -395,19 +396,36 @@ fn charges_outlive_their_cgroup_and_bind_only_those_above() {
 }
 
 #[test]
-fn a_reset_css_has_no_limits_and_keeps_its_counts() {
-    let (mut t, a, _) = two_levels(Memory::new());
+fn a_css_that_io_keeps_has_no_limits_and_no_files_but_its_counts() {
+    let builder = Hierarchy::builder().controller(Arc::new(Io::new()));
+    let mut t = Tree::of(builder.controller(Arc::new(Memory::new())));
+    let group = t.top("a");
+    let a = memory(&group);
     drop(a.set_max(pages(1)).unwrap());
     drop(a.set_high(pages(1)).unwrap());
     a.set_swap_max(pages(1)).unwrap();
     a.set_swap_high(pages(1)).unwrap();
     a.set_min(pages(1)).unwrap();
     a.set_low(pages(1)).unwrap();
+    a.set_oom_group(1).unwrap();
     let _ = a.charge(2, &mut t.fx);
-    a.reset();
+    let file = a.file(MemoryFile::Events).unwrap();
+    t.notified();
+
+    let (root, off) = (t.h.root().clone(), t.h.mask(&["memory"]).unwrap());
+    t.h.write_subtree_control(&root, SsMask::NONE, off, &mut t.fx).unwrap();
+    assert!(Memory::css(&group).is_none(), "no files");
+    assert!(Arc::ptr_eq(&Memory::effective(&group).unwrap(), &a), "but charged");
     assert_eq!([a.max(), a.high(), a.swap_max(), a.swap_high()], [Limit::Max; 4]);
     assert_eq!([a.min(), a.low()], [Limit::N(0); 2]);
-    assert_eq!((a.current(), a.events(MemoryEvent::Max)), (2 * PAGE_SIZE, 1));
+    assert_eq!((a.current(), a.oom_group()), (2 * PAGE_SIZE, true));
+    file.changed(&mut t.fx);
+    assert_eq!(t.notified(), [""; 0]);
+
+    t.h.write_subtree_control(&root, off, SsMask::NONE, &mut t.fx).unwrap();
+    assert!(Arc::ptr_eq(&memory(&group), &a));
+    a.event(MemoryEvent::Oom, &mut t.fx);
+    assert_eq!(t.notified(), ["2/memory.events.local", "2/memory.events"]);
 }
 
 proptest! {

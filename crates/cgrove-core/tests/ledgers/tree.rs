@@ -1,4 +1,4 @@
-//! A tree of cgroups with one controller on everywhere.
+//! A tree of cgroups with every controller on everywhere.
 
 use cgrove_core::*;
 use std::sync::Arc;
@@ -10,8 +10,11 @@ pub struct Tree {
 
 impl Tree {
     pub fn with(controller: impl Controller) -> Self {
-        let h = Hierarchy::builder().controller(Arc::new(controller)).build(Time(0));
-        Self { h, fx: Effects::at(Time(0)) }
+        Self::of(Hierarchy::builder().controller(Arc::new(controller)))
+    }
+
+    pub fn of(builder: Builder) -> Self {
+        Self { h: builder.build(Time(0)), fx: Effects::at(Time(0)) }
     }
 
     pub fn top(&mut self, name: &str) -> Arc<Cgroup> {
@@ -20,6 +23,7 @@ impl Tree {
     }
 
     pub fn mkdir(&mut self, parent: &Arc<Cgroup>, name: &str) -> Arc<Cgroup> {
+        self.h.write_subtree_control(parent, self.h.bound(), SsMask::NONE, &mut self.fx).unwrap();
         self.h.create(parent, name, &mut self.fx).unwrap()
     }
 

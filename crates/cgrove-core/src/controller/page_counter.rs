@@ -9,6 +9,7 @@
 //! in the levels, nearest first.
 
 use super::pids::Limit;
+use crate::errno::Errno;
 use crate::sync::{AtomicU64, Ordering, barrier, invariant};
 
 /// Bytes in a page. Every figure in bytes is a multiple of it.
@@ -91,6 +92,23 @@ impl PageCounter {
         self.usage()
     }
 
+    /// Sets the limit unless the usage is above it.
+    ///
+    /// # Errors
+    /// EBUSY if it is (`page_counter_set_max`). The old limit stands.
+    pub(crate) fn set_max_unless_above(&self, max: u64) -> Result<(), Errno> {
+        if self.usage() > max {
+            return Err(Errno::EBUSY);
+        }
+        let old = self.max();
+        // Charges that were admitted under the old limit meanwhile.
+        if self.set_max(max) > max && max < old {
+            self.max.store(old, Ordering::Relaxed);
+            return Err(Errno::EBUSY);
+        }
+        Ok(())
+    }
+
     fn raise_peak(&self, usage: u64) {
         if self.local_peak.fetch_max(usage, Ordering::Relaxed) < usage {
             self.peak.fetch_max(usage, Ordering::Relaxed);
@@ -170,5 +188,16 @@ mod tests {
         PageCounter::uncharge(levels.iter(), 5);
         assert_eq!(levels.each_ref().map(PageCounter::usage), [0, 0, 0]);
         assert_eq!(PageCounter::try_charge(levels.iter(), u64::MAX), Err(0));
+    }
+
+    #[test]
+    fn a_limit_below_the_usage_is_set_or_refused_as_asked() {
+        let counter = PageCounter::new(10);
+        PageCounter::charge([&counter].into_iter(), 5);
+        assert_eq!(counter.set_max_unless_above(4), Err(Errno::EBUSY));
+        assert_eq!(counter.max(), 10);
+        assert_eq!(counter.set_max_unless_above(5), Ok(()));
+        assert_eq!(counter.set_max(4), 5);
+        assert_eq!(counter.max(), 4);
     }
 }

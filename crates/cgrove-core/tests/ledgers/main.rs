@@ -4,7 +4,10 @@
 #![cfg(not(any(loom, shuttle)))]
 
 mod cpu;
+mod cpuset;
+mod hugetlb;
 mod io;
 mod memory;
 mod misc;
+mod rdma;
 mod tree;

@@ -50,6 +50,7 @@ pub mod misc;
 pub mod page_counter;
 pub mod pids;
 pub mod rdma;
+pub mod registry;
 
 bitflags::bitflags! {
     /// Which per-task verbs a controller has. The fork and exit paths call

@@ -89,9 +89,9 @@ impl Hierarchy {
     /// The set of the controllers with these names.
     ///
     /// # Errors
-    /// EINVAL for a name that no controller has, and for that of an implicit
-    /// one when there is nothing that could switch it; the writer of
-    /// `cgroup.subtree_control` gets it before anything else is looked at.
+    /// EINVAL for a name that no controller has. A writer of
+    /// `cgroup.subtree_control` gets it before anything else is looked at; the
+    /// name of an implicit controller is a good one, and refused later.
     pub fn mask(&self, names: &[&str]) -> Result<SsMask, Errno> {
         names.iter().map(|name| self.ssid(name).ok_or(Errno::EINVAL)).collect()
     }

@@ -27,7 +27,7 @@ impl Hierarchy {
             // From here on the task stays in its set: a mover looks for EXITING
             // under the same lock.
             let at = task.cset.lock();
-            if task.is(Stage::MOVING) {
+            if task.is(Stage::MOVING) && !self.inner.mutation.is(Mutant::ExitIgnoresMove) {
                 drop(at);
                 self.inner.wait_for_mover();
             } else if task.is(Stage::FROZEN) {

@@ -365,9 +365,11 @@ impl Inner {
         let mut followed = false;
         loop {
             let mut group = task.leader().group.lock();
-            let away = Self::whereabouts(sibling, &group)
-                .is_some_and(|at| !Arc::ptr_eq(&at.domain, &cset.domain));
-            if !away && !group.moving && self.try_link(&mut cset, task, true, fx) {
+            let away = !self.mutation.is(Mutant::ThreadIgnoresMove)
+                && Self::whereabouts(sibling, &group)
+                    .is_some_and(|at| !Arc::ptr_eq(&at.domain, &cset.domain));
+            let still = !group.moving || self.mutation.is(Mutant::ThreadIgnoresMove);
+            if !away && still && self.try_link(&mut cset, task, true, fx) {
                 task.join_group(&mut group);
                 return (cset, followed);
             }
@@ -431,6 +433,10 @@ impl Inner {
                         return true;
                     }
                     Places::MovedTo(next) => Some(Arc::clone(next)),
+                    Places::Unsettled if self.mutation.is(Mutant::PublishIgnoresMove) => {
+                        self.born(cset, task, &mut list, forked, fx);
+                        return true;
+                    }
                     Places::Unsettled => return false,
                 }
             };

@@ -137,7 +137,13 @@ impl Hierarchy {
             Scope::Process => named.leader(),
             Scope::Thread => &named,
         };
-        let source = task.cset.lock().clone().ok_or(Errno::ESRCH)?;
+        // A leader can be freed before its threads where the embedder lets it.
+        let others = || {
+            let members = task.members(&task.group.lock());
+            members.iter().find_map(|it| it.cset.lock().clone()).filter(|_| task.is_leader())
+        };
+        let own = task.cset.lock().clone();
+        let source = own.or_else(others).ok_or(Errno::ESRCH)?;
         if task.is(Stage::BOUND) {
             return Err(Errno::EINVAL);
         }

@@ -11,14 +11,13 @@
 //! css for an implicit controller, moved nobody, and the csses stayed populated
 //! for ever.
 
-use crate::css::CssRef;
+use crate::css::Flags;
 use crate::drain::WriteError;
 use crate::effect::Effects;
 use crate::errno::Errno;
 use crate::hierarchy::{Hierarchy, Inner};
 use crate::mask::SsMask;
 use crate::sync::lock::TreeGuard;
-use alloc::sync::Arc;
 
 impl Hierarchy {
     /// The controllers that the hierarchy has for itself.
@@ -94,9 +93,13 @@ impl Inner {
     fn tell_bound(&self, mask: SsMask, bound: bool, fx: &mut Effects) {
         for ssid in mask.iter() {
             let root = self.root.subsys.lock()[ssid].clone();
-            if let Some(root) = root {
-                self.controllers[ssid].bind(&CssRef::Of(Arc::clone(&root)), bound, fx);
+            let Some(root) = root else { continue };
+            if bound {
+                root.set(Flags::VISIBLE);
+            } else {
+                root.clear(Flags::VISIBLE);
             }
+            self.controllers[ssid].bind(&root, bound, fx);
         }
     }
 }

@@ -1,8 +1,10 @@
 //! `cgroup.stat`: how many cgroups and csses live and die below.
 
 use crate::cgroup::Cgroup;
+use crate::css::Css;
 use crate::hierarchy::Hierarchy;
 use crate::sync::Ordering;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// The content of `cgroup.stat`. Counters are read one by one without a lock,
@@ -33,18 +35,18 @@ impl Hierarchy {
     /// Reads `cgroup.stat`.
     #[must_use]
     pub fn stat(&self, cgroup: &Cgroup) -> Stat {
-        let bound = self.bound();
+        // A root css has files as long as its controller is bound.
+        let root = |css: &Option<Arc<Css>>| css.as_ref().is_some_and(|css| css.is_visible());
+        let bound: Vec<bool> = self.inner.root.subsys.lock().iter().map(root).collect();
         let published = cgroup.subsys.lock();
         let controllers = self.inner.controllers.iter().enumerate();
         let subsys =
-            controllers.filter(|(ssid, _)| bound.contains(*ssid)).map(|(ssid, controller)| {
-                SubsysStat {
-                    name: controller.name(),
-                    live: published[ssid]
-                        .as_ref()
-                        .map_or(0, |css| css.nr_descendants.load(Ordering::Relaxed) + 1),
-                    dying: cgroup.nr_dying_subsys[ssid].load(Ordering::Relaxed),
-                }
+            controllers.filter(|(ssid, _)| bound[*ssid]).map(|(ssid, controller)| SubsysStat {
+                name: controller.name(),
+                live: published[ssid]
+                    .as_ref()
+                    .map_or(0, |css| css.nr_descendants.load(Ordering::Relaxed) + 1),
+                dying: cgroup.nr_dying_subsys[ssid].load(Ordering::Relaxed),
             });
         Stat {
             nr_descendants: cgroup.nr_descendants.load(Ordering::Relaxed),

@@ -5,15 +5,9 @@
 mod support;
 
 use cgrove_core::*;
-use support::World;
+use support::{World, ids};
 
 const MS: u64 = 1_000_000;
-
-fn ids(tasks: Vec<std::sync::Arc<Task>>) -> Vec<TaskId> {
-    let mut ids: Vec<_> = tasks.iter().map(|task| task.id()).collect();
-    ids.sort();
-    ids
-}
 
 #[test]
 fn stages_are_taken_once_and_in_order() {

@@ -399,7 +399,8 @@ impl World {
             94..97 => {
                 if let Some(pids) = Pids::css(&cgroup) {
                     let limit = Limit::N(choice.below(6) as u64);
-                    pids.set_max(if choice.one_in(2) { Limit::Max } else { limit }).unwrap();
+                    let set = pids.set_max(if choice.one_in(2) { Limit::Max } else { limit });
+                    assert!(set.is_ok() || set == Err(Errno::ENODEV) && cgroup.is_dead());
                 }
             }
             _ => self.look(&cgroup),

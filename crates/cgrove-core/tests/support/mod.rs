@@ -77,6 +77,13 @@ impl World {
         self.h.retire(task, &mut self.fx).unwrap();
     }
 
+    /// The steps that are left to a task that has begun to exit.
+    pub fn retire_rest(&mut self, task: &Arc<Task>) {
+        self.dead(task);
+        self.reap(task);
+        self.free(task);
+    }
+
     /// A fork in flight.
     pub fn place(&mut self, from: ForkFrom<'_>) -> Result<Fork, Errno> {
         self.h.fork(from, &mut self.fx)
@@ -105,6 +112,13 @@ impl World {
     pub fn lifecycle(&self, cgroup: &Arc<Cgroup>, controller: &str) -> Option<Lifecycle> {
         cgroup.css(controller).map(|css| self.h.lifecycle(&CssRef::Of(css)))
     }
+}
+
+/// The ids of tasks, sorted.
+pub fn ids(tasks: Vec<Arc<Task>>) -> Vec<TaskId> {
+    let mut ids: Vec<_> = tasks.iter().map(|task| task.id()).collect();
+    ids.sort();
+    ids
 }
 
 /// A [`World`] with controllers that are to be switched on: `cpu` and `pids`

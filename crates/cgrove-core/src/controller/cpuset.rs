@@ -32,6 +32,9 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 
+/// The numbers that a memory node can have end here (`MAX_NUMNODES`).
+pub const MAX_NODES: u32 = 1024;
+
 /// Rank of all cpusets of one controller.
 #[derive(Debug)]
 enum Cpusets {}
@@ -193,14 +196,13 @@ impl CpusetCss {
     /// from the top down: their tasks are to be moved over.
     ///
     /// # Errors
-    /// ENODEV on a removed cgroup; EINVAL for a CPU that the machine can never
-    /// have.
+    /// ENODEV on a removed cgroup; ERANGE for a number from
+    /// [`nr_cpu_ids`](Self::nr_cpu_ids) up; EINVAL for a CPU that the machine
+    /// can never have.
     pub fn set_cpus(self: &Arc<Self>, cpus: IdMask) -> Result<Vec<Arc<Self>>, Errno> {
         let guard = &mut self.shared.lock.lock();
         self.check(guard)?;
-        if !cpus.is_subset(&self.shared.machine.get(guard).possible_cpus) {
-            return Err(Errno::EINVAL);
-        }
+        self.check_cpus(&cpus, guard)?;
         self.sets.get_mut(guard).cpus = cpus;
         Ok(self.update(guard))
     }
@@ -208,11 +210,14 @@ impl CpusetCss {
     /// Writes `cpuset.mems`, likewise.
     ///
     /// # Errors
-    /// ENODEV on a removed cgroup; EINVAL for a node that the machine can
-    /// never have.
+    /// ENODEV on a removed cgroup; ERANGE for a number from [`MAX_NODES`] up;
+    /// EINVAL for a node that the machine can never have.
     pub fn set_mems(self: &Arc<Self>, mems: IdMask) -> Result<Vec<Arc<Self>>, Errno> {
         let guard = &mut self.shared.lock.lock();
         self.check(guard)?;
+        if mems.last().is_some_and(|last| last >= MAX_NODES) {
+            return Err(Errno::ERANGE);
+        }
         if !mems.is_subset(&self.shared.machine.get(guard).possible_mems) {
             return Err(Errno::EINVAL);
         }
@@ -224,15 +229,12 @@ impl CpusetCss {
     /// partitions that would use it.
     ///
     /// # Errors
-    /// ENODEV on a removed cgroup; EINVAL for a CPU that the machine can never
-    /// have, one that a sibling claims, and all of the CPUs that a sibling
-    /// asks for.
+    /// As [`set_cpus`](Self::set_cpus), and EINVAL for a CPU that a sibling
+    /// claims and for all of the CPUs that a sibling asks for.
     pub fn set_exclusive_cpus(self: &Arc<Self>, cpus: IdMask) -> Result<(), Errno> {
         let guard = &mut self.shared.lock.lock();
         self.check(guard)?;
-        if !cpus.is_subset(&self.shared.machine.get(guard).possible_cpus) {
-            return Err(Errno::EINVAL);
-        }
+        self.check_cpus(&cpus, guard)?;
         if self.sets.get(guard).exclusive == cpus {
             return Ok(());
         }
@@ -247,6 +249,14 @@ impl CpusetCss {
         self.sets.get_mut(guard).exclusive = cpus;
         let _ = self.update(guard);
         Ok(())
+    }
+
+    /// The first number that no CPU can have (`nr_cpu_ids`). Linux refuses it
+    /// where it stands in a list, before what comes behind it.
+    #[must_use]
+    pub fn nr_cpu_ids(&self) -> u32 {
+        let guard = self.shared.lock.lock();
+        self.shared.machine.get(&guard).possible_cpus.last().map_or(0, |last| last + 1)
     }
 
     /// May a task that was elsewhere come here (`cpuset_can_attach_check`)?
@@ -268,6 +278,17 @@ impl CpusetCss {
 
     fn check(&self, guard: &Guard<'_>) -> Result<(), Errno> {
         if self.sets.get(guard).killed { Err(Errno::ENODEV) } else { Ok(()) }
+    }
+
+    fn check_cpus(&self, cpus: &IdMask, guard: &Guard<'_>) -> Result<(), Errno> {
+        let possible = &self.shared.machine.get(guard).possible_cpus;
+        if cpus.last() > possible.last() {
+            return Err(Errno::ERANGE);
+        }
+        if !cpus.is_subset(possible) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
     }
 
     fn children(&self, guard: &Guard<'_>) -> Vec<Arc<Self>> {

@@ -31,16 +31,18 @@ impl IdMask {
         (0..n).collect()
     }
 
-    /// Adds a number; one above [`MAX_ID`](Self::MAX_ID) is left out.
-    pub fn insert(&mut self, id: u32) {
+    /// Adds a number. False if it is above [`MAX_ID`](Self::MAX_ID) and was
+    /// left out.
+    pub fn insert(&mut self, id: u32) -> bool {
         if id > Self::MAX_ID {
-            return;
+            return false;
         }
         let (word, bit) = (id as usize / BITS, id as usize % BITS);
         if self.words.len() <= word {
             self.words.resize(word + 1, 0);
         }
         self.words[word] |= 1 << bit;
+        true
     }
 
     /// Whether a number is in it.
@@ -54,6 +56,13 @@ impl IdMask {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
+    }
+
+    /// The largest number in it.
+    #[must_use]
+    pub fn last(&self) -> Option<u32> {
+        let top = self.words.last()?.ilog2();
+        u32::try_from((self.words.len() - 1) * BITS).ok().map(|base| base + top)
     }
 
     /// Its numbers, ascending.
@@ -98,10 +107,13 @@ impl IdMask {
     }
 }
 
+/// Those that [`insert`](IdMask::insert) takes.
 impl FromIterator<u32> for IdMask {
     fn from_iter<I: IntoIterator<Item = u32>>(ids: I) -> Self {
         let mut mask = Self::new();
-        ids.into_iter().for_each(|id| mask.insert(id));
+        for id in ids {
+            mask.insert(id);
+        }
         mask
     }
 }
@@ -158,6 +170,11 @@ mod tests {
         assert!(low.intersects(&high) && !low.intersects(&mask(&[130])));
         assert!(high.contains(130) && !high.contains(1_000) && !low.contains(0));
         assert_eq!(mask(&[IdMask::MAX_ID + 1]), IdMask::new());
+        assert!(IdMask::new().insert(IdMask::MAX_ID) && !IdMask::new().insert(u32::MAX));
+        assert_eq!(
+            [&high, &IdMask::new(), &mask(&[63])].map(IdMask::last),
+            [Some(130), None, Some(63)]
+        );
         assert_eq!(IdMask::first(3), mask(&[0, 1, 2]));
     }
 }

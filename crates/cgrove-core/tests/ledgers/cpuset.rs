@@ -74,12 +74,21 @@ fn what_is_asked_for_is_granted_as_far_as_the_parent_has_it() {
 #[test]
 fn only_what_the_machine_can_never_have_is_refused() {
     let (_t, controller, [a, ..]) = three();
-    assert_eq!(a.set_cpus(mask([7, 8])).map(drop), Err(Errno::EINVAL));
+    assert_eq!(a.nr_cpu_ids(), 8);
+    assert_eq!(a.set_cpus(mask([7, 8])).map(drop), Err(Errno::ERANGE));
+    assert_eq!(a.set_exclusive_cpus(mask([8])), Err(Errno::ERANGE));
     assert_eq!(a.set_mems(mask([2])).map(drop), Err(Errno::EINVAL));
-    assert_eq!(a.set_exclusive_cpus(mask([8])), Err(Errno::EINVAL));
+    assert_eq!(a.set_mems(mask([MAX_NODES - 1])).map(drop), Err(Errno::EINVAL));
+    assert_eq!(a.set_mems(mask([MAX_NODES])).map(drop), Err(Errno::ERANGE));
     let _ = controller.set_online(&IdMask::first(2), &IdMask::first(1));
     assert_eq!(whose(&a.set_cpus(mask([1, 7])).unwrap()), [2, 3], "7 is away, not impossible");
     assert_eq!(a.effective_cpus(), mask([1]));
+
+    let mut t = Tree::with(Cpuset::new(mask([0, 2]), mask([0])));
+    let holes = cpuset(&t.top("holes"));
+    assert_eq!(holes.set_cpus(mask([1])).map(drop), Err(Errno::EINVAL));
+    assert_eq!(holes.set_exclusive_cpus(mask([1])), Err(Errno::EINVAL));
+    assert_eq!(holes.set_cpus(mask([3])).map(drop), Err(Errno::ERANGE));
 }
 
 #[test]

@@ -24,6 +24,7 @@ use crate::css::Css;
 use crate::effect::Effects;
 use crate::errno::Errno;
 use crate::event::EventFile;
+use crate::sync::lock::Leaf;
 use crate::sync::{AtomicU64, Ordering};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -185,6 +186,8 @@ struct PerSize {
     /// Refusals of charges at this very css.
     events_local: AtomicU64,
     files: EventFiles<2>,
+    /// Held while a limit is set, which may be taken back.
+    setting: Leaf<()>,
 }
 
 impl PerSize {
@@ -226,6 +229,7 @@ impl HugetlbCss {
         let (_, per) = self.of(size).ok_or(Errno::EINVAL)?;
         per.files.check()?;
         let pages = limit_to_pages(max);
+        let _one_setter = per.setting.lock();
         per.counter(charge).set_max_unless_above(pages - pages % size.pages())
     }
 
@@ -320,6 +324,7 @@ impl Controller for Hugetlb {
             events: AtomicU64::new(0),
             events_local: AtomicU64::new(0),
             files: EventFiles::new(new.cgroup, size.0.files),
+            setting: Leaf::new(()),
         };
         Ok(Arc::new(HugetlbCss { parent, sizes: self.sizes.iter().map(per_size).collect() }))
     }

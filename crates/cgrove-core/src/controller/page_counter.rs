@@ -41,11 +41,16 @@ pub(crate) struct PageCounter {
     peak: AtomicU64,
     /// The highest usage since somebody last reset it, never above `peak`.
     local_peak: AtomicU64,
+    /// Off in the known-wrong variants that the model must catch.
+    #[cfg(all(test, loom))]
+    fences: bool,
 }
 
 impl PageCounter {
     pub(crate) fn new(max: u64) -> Self {
         Self {
+            #[cfg(all(test, loom))]
+            fences: true,
             usage: AtomicU64::new(0),
             max: AtomicU64::new(max),
             peak: AtomicU64::new(0),
@@ -88,11 +93,20 @@ impl PageCounter {
         // Pairs with the fence in `try_charge`, which adds to the usage and
         // then loads the limit: either that charge sees the new limit, or the
         // usage loaded here has the charge in it.
-        barrier::store_then_load();
+        self.fence();
         self.usage()
     }
 
-    /// Sets the limit unless the usage is above it.
+    #[inline]
+    fn fence(&self) {
+        #[cfg(all(test, loom))]
+        if !self.fences {
+            return;
+        }
+        barrier::store_then_load();
+    }
+
+    /// Sets the limit unless the usage is above it. One setter at a time.
     ///
     /// # Errors
     /// EBUSY if it is (`page_counter_set_max`). The old limit stands.
@@ -134,7 +148,7 @@ impl PageCounter {
         for (depth, counter) in levels.clone().enumerate() {
             let now = counter.usage.fetch_add(pages, Ordering::Relaxed) + pages;
             // Pairs with the fence in `set_max`.
-            barrier::store_then_load();
+            counter.fence();
             if now > counter.max() {
                 levels.take(depth + 1).for_each(|undo| undo.cancel(pages));
                 return Err(depth);
@@ -199,5 +213,41 @@ mod tests {
         assert_eq!(counter.set_max_unless_above(5), Ok(()));
         assert_eq!(counter.set_max(4), 5);
         assert_eq!(counter.max(), 4);
+    }
+}
+
+/// The pair of fences under every weak-memory outcome.
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use alloc::sync::Arc;
+
+    /// One charge of a page races with a limit of 0 that is refused if there
+    /// is a charge: not both can succeed.
+    fn race(fences: bool) {
+        loom::model(move || {
+            let mut counter = PageCounter::new(1);
+            counter.fences = fences;
+            let counter = Arc::new(counter);
+            let charger = {
+                let counter = Arc::clone(&counter);
+                loom::thread::spawn(move || PageCounter::try_charge([&*counter].into_iter(), 1))
+            };
+            let set = counter.set_max_unless_above(0);
+            let charged = charger.join().unwrap();
+            assert!(charged.is_err() || set.is_err(), "a page above the limit");
+            assert_eq!(counter.usage(), u64::from(charged.is_ok()));
+        });
+    }
+
+    #[test]
+    fn no_charge_slips_past_a_limit() {
+        race(true);
+    }
+
+    #[test]
+    #[should_panic(expected = "a page above the limit")]
+    fn without_the_fences_one_does() {
+        race(false);
     }
 }

@@ -70,6 +70,16 @@ pub(crate) struct CssSet {
 }
 
 impl CssSet {
+    /// A reference for one who holds none, unless there is none left. Zero is
+    /// reached under the set lock, so it cannot be while the guard lives.
+    pub(crate) fn try_get(&self, _set: &SetGuard<'_>) -> bool {
+        let alive = self.refs.load(Ordering::Relaxed) > 0;
+        if alive {
+            self.get();
+        }
+        alive
+    }
+
     pub(crate) fn get_many(&self, n: usize) {
         self.refs.fetch_add(n, Ordering::Relaxed);
     }
@@ -80,7 +90,8 @@ impl CssSet {
         invariant!(old > n, "the last reference on a css_set dropped unseen");
     }
 
-    /// Another reference for one who already holds one, or the set lock.
+    /// Another reference for one who already holds one, or who found the set
+    /// among its cgroup's and still has the set lock.
     pub(crate) fn get(&self) {
         self.refs.fetch_add(1, Ordering::Relaxed);
     }

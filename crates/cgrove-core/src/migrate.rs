@@ -229,7 +229,12 @@ impl Inner {
                 }
             }
         } else {
-            self.let_go(&pairs, &moves);
+            self.settle(&pairs);
+        }
+        // Only now: a task that ends sooner would be uncharged before `attach`
+        // has charged it.
+        for it in &moves {
+            it.task.mark(Stage::MOVING, false);
         }
         let set = &mut self.set_lock.lock();
         for (from, to) in &pairs {
@@ -259,12 +264,16 @@ impl Inner {
                     continue;
                 }
             }
+            // Found without the set lock: its last task may be freed since.
+            if !from.try_get(set) {
+                continue;
+            }
             let to = self.find_css_set(&cgroup, tree, set);
             if Arc::ptr_eq(&from, &to) {
                 self.put_css_set_locked(&to, set, fx);
+                self.put_css_set_locked(&from, set, fx);
                 continue;
             }
-            from.get();
             let differs = |&ssid: &usize| from.csses[ssid].id != to.csses[ssid].id;
             mask |= (0..self.controllers.len()).filter(differs).collect();
             pairs.push((from, to));
@@ -325,12 +334,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Nobody moves after all.
-    fn let_go(&self, pairs: &[Pair], moves: &[Moving]) {
-        for it in moves {
-            let _at = it.task.cset.lock();
-            it.task.mark(Stage::MOVING, false);
-        }
+    /// No place moves after all.
+    fn settle(&self, pairs: &[Pair]) {
         let _set = self.set_lock.lock();
         for (from, _) in pairs {
             let mut list = from.list.lock();
@@ -358,7 +363,6 @@ impl Inner {
             to.get();
             to.list.lock().link(Arc::clone(task));
             *at = Some(Arc::clone(to));
-            task.mark(Stage::MOVING, false);
             drop(at);
             if emptied {
                 self.update_populated(from, false, set, fx);

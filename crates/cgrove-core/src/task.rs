@@ -46,8 +46,8 @@ bitflags::bitflags! {
         const FROZEN = 32;
         /// Not to be moved, like a kernel thread bound to its CPU.
         const BOUND = 64;
-        /// About to move to another css_set. Set and cleared under the tree lock
-        /// and the task's.
+        /// About to move to another css_set. Set under the tree lock and the
+        /// task's, cleared under the tree lock when the controllers know.
         const MOVING = 128;
     }
 }

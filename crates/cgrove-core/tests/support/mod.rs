@@ -261,6 +261,14 @@ impl Refusals {
         self.0.lock().unwrap().0 = errno;
     }
 
+    pub fn online(&self) -> Result<(), Errno> {
+        self.0.lock().unwrap().0.map_or(Ok(()), Err)
+    }
+
+    pub fn attach(&self) -> Result<(), Errno> {
+        self.0.lock().unwrap().1.map_or(Ok(()), Err)
+    }
+
     pub fn refuse_attach(&self, errno: Option<Errno>) {
         self.0.lock().unwrap().1 = errno;
     }
@@ -296,7 +304,7 @@ impl Controller for Recorder {
     }
     fn can_attach(&self, tasks: &TaskSet<'_>, _fx: &mut Effects) -> Result<(), Errno> {
         tasks.iter().for_each(|it| self.note("can_attach", it.task));
-        self.refusals.0.lock().unwrap().1.map_or(Ok(()), Err)
+        self.refusals.attach()
     }
     fn cancel_attach(&self, tasks: &TaskSet<'_>, _fx: &mut Effects) {
         tasks.iter().for_each(|it| self.note("cancel_attach", it.task));
@@ -310,7 +318,7 @@ impl Controller for Recorder {
         if self.refuse_online {
             return Err(Errno::ENOMEM);
         }
-        self.refusals.0.lock().unwrap().0.map_or(Ok(()), Err)
+        self.refusals.online()
     }
     fn css_killed(&self, css: &Css, _fx: &mut Effects) {
         assert!(!css.is_dying(), "css_killed comes before DYING");

@@ -43,14 +43,31 @@ struct Task {
     parent: Option<String>,
     /// What keeps its exit half-way: a child of the executor inside its pid namespace.
     helper: Option<Pid>,
-    /// Number of a request that has not been answered.
-    owed: Option<u64>,
+    /// A request that has not been answered.
+    owed: Option<Owed>,
+    /// It has been reaped, so its name is free.
+    reaped: bool,
+}
+
+/// A request that an actor has yet to answer.
+struct Owed {
+    number: u64,
+    child: Option<Newborn>,
+}
+
+/// A task that another task is making.
+struct Newborn {
+    name: String,
+    line: OwnedFd,
+    thread: bool,
 }
 
 /// Why an actor did not answer.
 enum Silence {
     Late,
     Gone,
+    /// It has not been asked, because an earlier answer has not been taken.
+    Owing,
 }
 
 /// The kernel as a target.
@@ -108,10 +125,13 @@ impl Executor {
         let number = self.next;
         self.next += 1;
         let task = self.tasks.get_mut(name).ok_or(Silence::Gone)?;
+        if task.owed.is_some() {
+            return Err(Silence::Owing);
+        }
         line::send(&task.line, &format!("{number} {request}"), fd).map_err(|_| Silence::Gone)?;
         let reply = wait_reply(&task.line, number, bound);
         if matches!(reply, Err(Silence::Late)) {
-            task.owed = Some(number);
+            task.owed = Some(Owed { number, child: None });
         }
         reply
     }
@@ -147,8 +167,68 @@ impl Executor {
         self.names.insert(id.as_raw(), name.to_owned());
         self.tasks.insert(
             name.to_owned(),
-            Task { id, process, leader: leader.to_owned(), line, parent, helper: None, owed: None },
+            Task {
+                id,
+                process,
+                leader: leader.to_owned(),
+                line,
+                parent,
+                helper: None,
+                owed: None,
+                reaped: false,
+            },
         );
+    }
+
+    /// Whether a new task may have this name.
+    fn vacant(&self, name: &str) -> Result<(), Outcome> {
+        match self.tasks.get(name) {
+            Some(task) if !task.reaped && (task.id == task.process || self.lives(name)) => {
+                Err(Outcome::broken(format!("there is a task {name}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Has a task make another one.
+    fn made_by(&mut self, maker: &str, request: &str, name: &str, thread: bool) -> Outcome {
+        if !self.tasks.contains_key(maker) {
+            return Outcome::broken(format!("no task {maker}"));
+        }
+        let (line, theirs) = match line::pair() {
+            Ok(ends) => ends,
+            Err(errno) => return Outcome::broken(errno),
+        };
+        let child = Newborn { name: name.to_owned(), line, thread };
+        let outcome = answered(self.ask(maker, request, Some(&theirs), PATIENCE));
+        if outcome == Outcome::Blocked {
+            if let Some(owed) = self.tasks.get_mut(maker).and_then(|task| task.owed.as_mut()) {
+                owed.child = Some(child);
+            }
+            return outcome;
+        }
+        self.born(maker, child, outcome)
+    }
+
+    /// Takes up a task of which its maker has told the id.
+    fn born(&mut self, maker: &str, child: Newborn, told: Outcome) -> Outcome {
+        let Outcome::Said(word) = &told else {
+            return told;
+        };
+        let (Some(id), Some(maker)) = (
+            word.strip_prefix("id ").and_then(|id| id.parse().ok()).map(Pid::from_raw),
+            self.tasks.get(maker),
+        ) else {
+            return told;
+        };
+        let leader = maker.leader.clone();
+        if child.thread {
+            let process = maker.process;
+            self.add(&child.name, id, process, &leader, child.line, None);
+        } else {
+            self.add(&child.name, id, id, &child.name, child.line, Some(leader));
+        }
+        Outcome::Done
     }
 
     fn spawn(
@@ -159,43 +239,26 @@ impl Executor {
         via: Via,
         holdable: bool,
     ) -> Outcome {
-        if self.tasks.contains_key(name) {
-            return Outcome::broken(format!("there is a task {name}"));
+        if let Err(taken) = self.vacant(name) {
+            return taken;
+        }
+        if let Some(parent) = &step.by {
+            if via == Via::Procs || holdable {
+                return Outcome::broken("only the first task can do this");
+            }
+            let request = Step { by: None, ..step.clone() }.to_string();
+            return self.made_by(parent, &request, name, false);
         }
         let (ours, theirs) = match line::pair() {
             Ok(ends) => ends,
             Err(errno) => return Outcome::broken(errno),
         };
-        let made = match &step.by {
-            Some(parent) => {
-                if via == Via::Procs || holdable {
-                    return Outcome::broken("only the first task can do this");
-                }
-                if !self.tasks.contains_key(parent) {
-                    return Outcome::broken(format!("no task {parent}"));
-                }
-                let request = Step { by: None, ..step.clone() }.to_string();
-                match answered(self.ask(parent, &request, Some(&theirs), PATIENCE)) {
-                    Outcome::Said(word) => {
-                        match word.strip_prefix("id ").and_then(|id| id.parse().ok()) {
-                            Some(id) => Ok(Pid::from_raw(id)),
-                            None => return Outcome::Said(word),
-                        }
-                    }
-                    other => return other,
-                }
-            }
-            None => {
-                let born = if via == Via::Procs { None } else { place };
-                actor::spawn(&self.files, step.uid, born, holdable, theirs)
-            }
-        };
-        let pid = match made {
+        let born = if via == Via::Procs { None } else { place };
+        let pid = match actor::spawn(&self.files, step.uid, born, holdable, theirs) {
             Ok(pid) => pid,
             Err(errno) => return refused(errno),
         };
-        let parent = step.by.as_ref().and_then(|by| self.tasks.get(by)).map(|t| t.leader.clone());
-        self.add(name, pid, pid, name, ours, parent);
+        self.add(name, pid, pid, name, ours, None);
         if holdable && let Err(errno) = self.hold(name, pid) {
             return Outcome::broken(format!("cannot hold: {errno}"));
         }
@@ -236,26 +299,9 @@ impl Executor {
     }
 
     fn thread(&mut self, name: &str, of: &str) -> Outcome {
-        if self.tasks.contains_key(name) {
-            return Outcome::broken(format!("there is a task {name}"));
-        }
-        let Some(maker) = self.tasks.get(of) else {
-            return Outcome::broken(format!("no task {of}"));
-        };
-        let (process, leader) = (maker.process, maker.leader.clone());
-        let (ours, theirs) = match line::pair() {
-            Ok(ends) => ends,
-            Err(errno) => return Outcome::broken(errno),
-        };
-        match answered(self.ask(of, &format!("thread {name} of {of}"), Some(&theirs), PATIENCE)) {
-            Outcome::Said(word) => match word.strip_prefix("id ").and_then(|id| id.parse().ok()) {
-                Some(id) => {
-                    self.add(name, Pid::from_raw(id), process, &leader, ours, None);
-                    Outcome::Done
-                }
-                None => Outcome::Said(word),
-            },
-            other => other,
+        match self.vacant(name) {
+            Ok(()) => self.made_by(of, &format!("thread {name} of {of}"), name, true),
+            Err(taken) => taken,
         }
     }
 
@@ -399,6 +445,10 @@ impl Executor {
             None => actor::reap(pid),
         };
         self.settle();
+        let over = matches!(&outcome, Outcome::Said(word) if word != "not dead");
+        if let (true, Some(task)) = (over, self.tasks.get_mut(name)) {
+            task.reaped = true;
+        }
         outcome
     }
 
@@ -406,14 +456,20 @@ impl Executor {
         let Some(task) = self.tasks.get_mut(name) else {
             return Outcome::broken(format!("no task {name}"));
         };
-        let Some(number) = task.owed else {
+        let Some(owed) = task.owed.take() else {
             return Outcome::said("nothing owed");
         };
-        let reply = wait_reply(&task.line, number, DEATH);
-        if reply.is_ok() {
-            task.owed = None;
+        match wait_reply(&task.line, owed.number, DEATH) {
+            Ok(outcome) => match owed.child {
+                Some(child) => self.born(name, child, outcome),
+                None => outcome,
+            },
+            Err(Silence::Late) => {
+                task.owed = Some(owed);
+                Outcome::Blocked
+            }
+            Err(Silence::Gone | Silence::Owing) => Outcome::said("gone"),
         }
-        answered(reply)
     }
 
     /// A step on files, by whoever is to do it.
@@ -500,12 +556,7 @@ impl Executor {
         }
         self.tasks.clear();
         self.names.clear();
-        loop {
-            match waitpid(None, None) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => break,
-            }
-        }
+        while let Ok(_) | Err(Errno::EINTR) = waitpid(None, None) {}
         remove_below(Path::new(ROOT))?;
         let control = Path::new(ROOT).join("cgroup.subtree_control");
         let on = read_file(&control).map_err(|e| format!("root control: {e}"))?;
@@ -578,10 +629,16 @@ impl Target for Executor {
             Act::Responds { task } => match self.asked(task, step, PATIENCE) {
                 Outcome::Blocked => {
                     if let Some(task) = self.tasks.get_mut(task) {
-                        // A ping is not a step that anybody will want the answer of.
+                        // Nobody will want this answer: the next step may be asked.
                         task.owed = None;
                     }
                     Outcome::said("no")
+                }
+                // It was blocked before; it answers if what it owes has come.
+                Outcome::Said(word) if word == "owing" => {
+                    let ready =
+                        self.tasks.get(task).is_some_and(|task| readable(&task.line, PATIENCE));
+                    Outcome::said(if ready { "yes" } else { "no" })
                 }
                 other => other,
             },
@@ -602,7 +659,15 @@ fn answered(reply: Result<Outcome, Silence>) -> Outcome {
         Ok(outcome) => outcome,
         Err(Silence::Late) => Outcome::Blocked,
         Err(Silence::Gone) => Outcome::said("gone"),
+        Err(Silence::Owing) => Outcome::said("owing"),
     }
+}
+
+/// Whether a message comes within a bound.
+fn readable(line: &OwnedFd, bound: Duration) -> bool {
+    let mut fds = [PollFd::new(line.as_fd(), PollFlags::POLLIN)];
+    let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::ZERO);
+    poll(&mut fds, timeout).is_ok_and(|n| n > 0)
 }
 
 fn wait_reply(line: &OwnedFd, number: u64, bound: Duration) -> Result<Outcome, Silence> {

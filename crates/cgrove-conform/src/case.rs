@@ -343,7 +343,8 @@ pub enum Act {
         /// Bytes from the beginning.
         offset: u64,
     },
-    /// Whether an open file has an exceptional condition pending; does not wait.
+    /// Whether an open file has an exceptional condition pending, or gets one within a moment
+    /// (notifications may be late by a timer tick).
     Poll {
         /// Its name.
         handle: String,
@@ -353,7 +354,21 @@ pub enum Act {
         /// Its name.
         handle: String,
     },
-    /// Close an open file.
+    /// Watch a file for modification, as inotify(7) does.
+    Watch {
+        /// The cgroup.
+        path: Text,
+        /// The file.
+        file: Text,
+        /// The name the watch is kept under.
+        handle: String,
+    },
+    /// What a watch has seen since it was last asked: `modify`, `gone` (with or without), `quiet`.
+    Watched {
+        /// Its name.
+        handle: String,
+    },
+    /// Close an open file or a watch.
     Close {
         /// Its name.
         handle: String,
@@ -476,7 +491,8 @@ impl Act {
             Self::Create { path, file }
             | Self::Unlink { path, file }
             | Self::Shape { path, file }
-            | Self::Open { path, file, .. } => vec![path, file],
+            | Self::Open { path, file, .. }
+            | Self::Watch { path, file, .. } => vec![path, file],
             Self::Write { path, file, text } => vec![path, file, text],
             Self::Read { path, file, keys } => [path, file].into_iter().chain(keys).collect(),
             Self::Compare { path, file, key, .. } => [path, file].into_iter().chain(key).collect(),

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, Whence, lseek, read, setfsgid, setfsuid, write};
 
@@ -25,10 +26,14 @@ pub const ROOT: &str = "/sys/fs/cgroup";
 /// How long what settles late is waited for.
 const SETTLES: Duration = Duration::from_millis(1500);
 
+/// How late a notification may be, in milliseconds: three times the kernel's interval.
+const MOMENT: u8 = 30;
+
 /// A process's view of the hierarchy.
 #[derive(Default)]
 pub struct Files {
     handles: BTreeMap<String, OwnedFd>,
+    watches: BTreeMap<String, Inotify>,
 }
 
 /// The name of an error.
@@ -94,6 +99,7 @@ impl Files {
     /// Closes everything.
     pub fn clear(&mut self) {
         self.handles.clear();
+        self.watches.clear();
     }
 
     /// Does a step if it is one on files.
@@ -160,14 +166,33 @@ impl Files {
                 let offset = i64::try_from(*offset).unwrap_or(i64::MAX);
                 self.with(handle, |fd| lseek(fd, offset, Whence::SeekSet).map(|_| Outcome::Done))
             }
-            Act::Poll { handle } => self.with(handle, |fd| poll_now(fd, PollTimeout::ZERO)),
+            Act::Poll { handle } => self.with(handle, |fd| poll_now(fd, PollTimeout::from(MOMENT))),
+            Act::Watch { path: p, file, handle } => {
+                let made = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).and_then(
+                    |watch| {
+                        let wanted = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_DELETE_SELF;
+                        watch.add_watch(&path(p, Some(file)), wanted)?;
+                        Ok(watch)
+                    },
+                );
+                outcome(made.map(|watch| {
+                    self.watches.insert(handle.clone(), watch);
+                    Outcome::Done
+                }))
+            }
+            Act::Watched { handle } => match self.watches.get(handle) {
+                Some(watch) => outcome(watched(watch)),
+                None => Outcome::broken(format!("no watch {handle}")),
+            },
             Act::WaitPoll { handle } => {
                 self.with(handle, |fd| poll_now(fd, PollTimeout::from(1500u16)))
             }
-            Act::Close { handle } => match self.handles.remove(handle) {
-                Some(_) => Outcome::Done,
-                None => Outcome::broken(format!("no handle {handle}")),
-            },
+            Act::Close { handle } => {
+                match (self.handles.remove(handle), self.watches.remove(handle)) {
+                    (Some(_), _) | (_, Some(_)) => Outcome::Done,
+                    _ => Outcome::broken(format!("no handle {handle}")),
+                }
+            }
             _ => return None,
         })
     }
@@ -287,6 +312,24 @@ fn poll_now(fd: &OwnedFd, timeout: PollTimeout) -> Result<Outcome, Errno> {
         if found.contains(flag) {
             words.push(word);
         }
+    }
+    Ok(Outcome::said(if words.is_empty() { "quiet".to_owned() } else { words.join(" ") }))
+}
+
+fn watched(watch: &Inotify) -> Result<Outcome, Errno> {
+    let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, MOMENT)?;
+    let events = match watch.read_events() {
+        Err(Errno::EAGAIN) => Vec::new(),
+        other => other?,
+    };
+    let saw = |flag| events.iter().any(|event| event.mask.contains(flag));
+    let mut words = Vec::new();
+    if saw(AddWatchFlags::IN_MODIFY) {
+        words.push("modify");
+    }
+    if saw(AddWatchFlags::IN_DELETE_SELF) || saw(AddWatchFlags::IN_IGNORED) {
+        words.push("gone");
     }
     Ok(Outcome::said(if words.is_empty() { "quiet".to_owned() } else { words.join(" ") }))
 }

@@ -31,6 +31,7 @@
 //! open PATH FILE r|w|rw as H        opendir PATH as H             close H
 //! read-handle H                     write-handle H TEXT           seek H OFFSET
 //! poll H                            wait-poll H
+//! watch PATH FILE as H              watched H
 //! spawn TASK [in PATH|in @H] [via procs] [holdable]               thread TASK of TASK
 //! exec TASK    exit TASK            exit-thread TASK              finish-exit TASK
 //! kill TASK KILL|TERM|STOP|CONT [nowait]                          await TASK

@@ -245,6 +245,15 @@ fn act(verb: &str, w: &mut Words) -> Result<Act, String> {
         "seek" => Act::Seek { handle: w.task()?, offset: w.number()? },
         "poll" => Act::Poll { handle: w.task()? },
         "wait-poll" => Act::WaitPoll { handle: w.task()? },
+        "watch" => Act::Watch {
+            path: w.text()?,
+            file: w.text()?,
+            handle: {
+                w.expect("as")?;
+                w.task()?
+            },
+        },
+        "watched" => Act::Watched { handle: w.task()? },
         "close" => Act::Close { handle: w.task()? },
         "spawn" => spawn(w)?,
         "thread" => Act::Thread {

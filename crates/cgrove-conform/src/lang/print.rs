@@ -80,6 +80,8 @@ impl fmt::Display for Act {
             Self::Seek { handle, offset } => write!(f, "seek {handle} {offset}"),
             Self::Poll { handle } => write!(f, "poll {handle}"),
             Self::WaitPoll { handle } => write!(f, "wait-poll {handle}"),
+            Self::Watch { path, file, handle } => write!(f, "watch {path} {file} as {handle}"),
+            Self::Watched { handle } => write!(f, "watched {handle}"),
             Self::Close { handle } => write!(f, "close {handle}"),
             Self::Spawn { task, place, via, holdable } => {
                 write!(f, "spawn {task}")?;

@@ -23,10 +23,22 @@ fn fx() -> Effects {
     Effects::at(Time(0))
 }
 
-fn three() -> Hierarchy {
+/// A hierarchy with controllers that are on for the children of the root.
+fn with(controllers: usize) -> Hierarchy {
     let pids = || Arc::new(Pids::new());
-    let b = Hierarchy::builder().controller(pids()).controller(pids()).controller(pids());
-    b.build(Time(0))
+    let builder = (0..controllers).fold(Hierarchy::builder(), |b, _| b.controller(pids()));
+    let h = builder.build(Time(0));
+    enable(&h, h.root());
+    h
+}
+
+fn enable(h: &Hierarchy, cgroup: &Arc<Cgroup>) {
+    let all = h.controllers(cgroup);
+    h.write_subtree_control(cgroup, all, SsMask::NONE, &mut fx()).unwrap();
+}
+
+fn three() -> Hierarchy {
+    with(3)
 }
 
 /// Resident memory per idle cgroup, over enough of them to drown the rest.
@@ -35,6 +47,7 @@ fn print_memory() {
     let h = three();
     let parents: Vec<_> =
         (0..100).map(|i| h.create(h.root(), &format!("p{i}"), &mut fx()).unwrap()).collect();
+    parents.iter().for_each(|parent| enable(&h, parent));
     let before = resident();
     let kept: Vec<_> = (0..MANY)
         .map(|i| h.create(&parents[i % parents.len()], &format!("job-{i}"), &mut fx()).unwrap())
@@ -61,7 +74,7 @@ fn create_remove_free_3_controllers(bencher: Bencher) {
 }
 
 fn populated() -> (Hierarchy, Arc<Task>) {
-    let h = Hierarchy::builder().controller(Arc::new(Pids::new())).build(Time(0));
+    let h = with(1);
     let mut fx = fx();
     let cgroup = h.create(h.root(), "job", &mut fx).unwrap();
     Pids::css(&cgroup).unwrap().set_max(Limit::N(1000)).unwrap();
@@ -130,7 +143,7 @@ fn flip(h: &Hierarchy, leaf: &Arc<Cgroup>) {
 /// Two threads on one count, in turn with two threads on one `Arc`: nanoseconds
 /// per get and put, and how many times faster the css is.
 fn print_contention() {
-    let h = Hierarchy::builder().controller(Arc::new(Pids::new())).build(Time(0));
+    let h = with(1);
     let cgroup = h.create(h.root(), "job", &mut fx()).unwrap();
     let css = CssRef::Of(cgroup.css("pids").unwrap());
     let arc = Arc::new(0u64);

@@ -1,7 +1,8 @@
 //! A cgroup: a node of the tree.
 //!
 //! The node owns its *self* css and publishes one css per controller. Down
-//! links (children, published csses) are under locks; up links are immutable.
+//! links (children, published csses) are under locks; up links are immutable,
+//! but for the domain of a cgroup that becomes threaded.
 //! A removed cgroup stays in memory, unreachable by name, until the last css
 //! and task that points at it is gone.
 
@@ -9,15 +10,28 @@ use crate::controller::CssState;
 use crate::css::{Css, Flags};
 use crate::css_set::CssSet;
 use crate::event::EventFile;
-use crate::id::CgroupId;
+use crate::id::{CgroupId, Time};
+use crate::mask::SsMask;
 use crate::sync::lock::{Leaf, Ranked, Set, Tree};
-use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
+use core::time::Duration;
+
+bitflags::bitflags! {
+    /// Written under the set lock, read anywhere.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct CgroupFlags: u32 {
+        /// Its tasks are to be frozen (CGRP_FREEZE).
+        const FREEZE = 1;
+        /// They are (CGRP_FROZEN).
+        const FROZEN = 2;
+    }
+}
 
 /// What the tree lock protects in a cgroup.
 #[derive(Debug, Default)]
@@ -28,6 +42,19 @@ pub(crate) struct CgroupTree {
     pub(crate) max_depth: usize,
     /// `cgroup.max.descendants`; `usize::MAX` is `max`.
     pub(crate) max_descendants: usize,
+    /// `cgroup.subtree_control`: what was asked for.
+    pub(crate) subtree_control: SsMask,
+    /// What that comes to: with the implicit controllers and those depended
+    /// upon, and without what is not to be had here.
+    pub(crate) subtree_ss_mask: SsMask,
+    /// The domain that a threaded cgroup is part of; `None` for a domain.
+    pub(crate) domain: Option<Arc<Cgroup>>,
+    /// Live children that are threaded.
+    pub(crate) nr_threaded_children: usize,
+    /// `cgroup.freeze`: what was asked for here.
+    pub(crate) freeze: bool,
+    /// Asked for here or above.
+    pub(crate) e_freeze: bool,
 }
 
 /// What the set lock protects in a cgroup.
@@ -36,6 +63,22 @@ pub(crate) struct CgroupSet {
     /// The css_sets linked to this cgroup. A set unlinks itself with its last
     /// reference, so an upgrade fails only between the two.
     pub(crate) csets: Vec<Weak<CssSet>>,
+    /// Likewise, the sets of the threaded cgroups whose domain this is.
+    pub(crate) threaded_csets: Vec<Weak<CssSet>>,
+    pub(crate) freezer: Freezer,
+}
+
+/// What the set lock protects in a cgroup for the freezer.
+#[derive(Debug, Default)]
+pub(crate) struct Freezer {
+    /// Linked tasks that are frozen or stopped.
+    pub(crate) nr_frozen_tasks: usize,
+    /// Live cgroups below that are frozen.
+    pub(crate) nr_frozen_descendants: usize,
+    /// When FREEZE was last set.
+    pub(crate) since: Time,
+    /// How long FREEZE has been set, without the time since then.
+    pub(crate) total: Duration,
 }
 
 /// A node of the hierarchy.
@@ -50,7 +93,8 @@ pub struct Cgroup {
     /// Published csses by controller. Written under the tree lock plus this
     /// leaf, so either is enough to read.
     pub(crate) subsys: Leaf<Box<[Option<Arc<Css>>]>>,
-    /// Live cgroups below. Written under the tree lock.
+    /// Live cgroups below. Written under the tree and the set lock, so either
+    /// is enough to read.
     pub(crate) nr_descendants: AtomicUsize,
     /// Removed cgroups below that are not released yet. Under the tree lock.
     pub(crate) nr_dying_descendants: AtomicUsize,
@@ -59,6 +103,7 @@ pub struct Cgroup {
     /// Odd while a `cgroup.kill` looks for tasks, and never the same again. A
     /// fork compares it after it has linked the child: see `kill.rs`.
     pub(crate) kill_seq: AtomicU64,
+    pub(crate) flags: AtomicU32,
     pub(crate) tree: Ranked<Tree, CgroupTree>,
     pub(crate) set: Ranked<Set, CgroupSet>,
 }
@@ -101,6 +146,20 @@ impl Cgroup {
         self.self_css.is_populated()
     }
 
+    /// `frozen` in `cgroup.events`: whether every task here and below has come
+    /// to a halt because that was asked for.
+    #[must_use]
+    pub fn frozen(&self) -> bool {
+        self.is(CgroupFlags::FROZEN)
+    }
+
+    /// Whether its tasks are to be frozen, because of itself or of a cgroup
+    /// above it.
+    #[must_use]
+    pub fn freezing(&self) -> bool {
+        self.is(CgroupFlags::FREEZE)
+    }
+
     /// `cgroup.events`, for those who match it against effects.
     #[must_use]
     pub fn events_file(&self) -> &Arc<EventFile> {
@@ -138,6 +197,25 @@ impl Cgroup {
     pub(crate) fn csses(&self) -> impl Iterator<Item = Arc<Css>> {
         let csses: Vec<_> = self.subsys.lock().iter().flatten().cloned().collect();
         csses.into_iter()
+    }
+
+    #[inline]
+    pub(crate) fn is(&self, flag: CgroupFlags) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag.bits() != 0
+    }
+
+    /// Set lock held by the caller.
+    pub(crate) fn mark(&self, flag: CgroupFlags, on: bool) {
+        if on {
+            self.flags.fetch_or(flag.bits(), Ordering::Relaxed);
+        } else {
+            self.flags.fetch_and(!flag.bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether `self` is `top` or below it.
+    pub(crate) fn is_within(&self, top: &Cgroup) -> bool {
+        self.ancestors_and_self().any(|cgroup| core::ptr::eq(cgroup, top))
     }
 
     pub(crate) fn ancestors_and_self(&self) -> impl Iterator<Item = &Cgroup> {

@@ -13,17 +13,28 @@
 //! | `css_offline` | subtree drained, children offline, readers gone | tree | no |
 //! | `css_released` | no reference left | tree | no |
 //! | `css_free` | nobody can reach it | none | no |
-//! | `attach` | a task is linked without a fork, or moves | none | no |
-//! | `can_fork` | before the child exists | none | yes: the fork fails with it |
-//! | `cancel_fork` | a later controller, or the fork itself, failed | none | no |
-//! | `fork` | after the child is linked | none | no |
+//! | `css_reset` | after a write to a control file, on every css without files | tree | no |
+//! | `bind` | the hierarchy gets the controller, or gives it up | tree | no |
+//! | `can_attach` | tasks are about to move and a css changes for one of them | tree | yes: nobody moves |
+//! | `cancel_attach` | a later controller refused | tree | no |
+//! | `attach` | a task is linked without a fork, or has moved to another css | tree | no |
+//! | `move_forks` | places of forks in flight move with their cgroup | tree, set, the sets' | no |
+//! | `can_fork` | before the child exists | the forker's, or tree | yes: the fork fails with it |
+//! | `cancel_fork` | a later controller, or the fork itself, failed | as `can_fork`, or set, the set's | no |
+//! | `fork` | after the child is linked | the set's | no |
 //! | `exit` | the task stops being live; still linked | none | no |
 //! | `release` | the task is reaped | the task's | no |
+//!
+//! In Linux forks and moves exclude each other by one lock that both hold from
+//! their first verb to their last. Here the locks named above do it, one task
+//! and one css_set at a time: a css that a verb is called with is the one its
+//! task is charged to.
 
 use crate::css::Css;
 use crate::effect::Effects;
 use crate::errno::Errno;
 use crate::id::{CgroupId, TaskId};
+use crate::migrate::TaskSet;
 use alloc::sync::Arc;
 use core::any::Any;
 
@@ -40,7 +51,7 @@ bitflags::bitflags! {
         const EXIT = 2;
         /// `release`.
         const RELEASE = 4;
-        /// `attach`.
+        /// `can_attach`, `cancel_attach` and `attach`.
         const ATTACH = 8;
     }
 }
@@ -64,6 +75,27 @@ pub trait Controller: Send + Sync + 'static {
 
     /// The per-task verbs it has.
     fn hooks(&self) -> Hooks;
+
+    /// Whether it can tell the threads of a process apart: only then may
+    /// threads of one process be in different cgroups with it
+    /// (`cgroup-v2.rst`, "Threads").
+    fn threaded(&self) -> bool {
+        false
+    }
+
+    /// Whether every cgroup has a css of it, unasked. Such a controller is
+    /// listed nowhere and must be [`threaded`](Self::threaded)
+    /// (`implicit_on_dfl`; `perf_event` in Linux).
+    fn implicit(&self) -> bool {
+        false
+    }
+
+    /// Controllers that are switched on with it, by name. One that was not asked
+    /// for itself has no files there (`depends_on`; `memory` for `io` in Linux).
+    /// Names that the hierarchy has no controller for are skipped.
+    fn depends_on(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Makes the state of a new css.
     ///
@@ -101,7 +133,43 @@ pub trait Controller: Send + Sync + 'static {
         let _ = css;
     }
 
-    /// A task that was not forked here joins `to`, or moves there from `from`.
+    /// The css has no files, or has them no longer, but stays because others
+    /// depend on it: it must not control anything. Runs again and again.
+    fn css_reset(&self, css: &Css, fx: &mut Effects) {
+        let _ = (css, fx);
+    }
+
+    /// The controller was given up by the hierarchy, or is back. Its root css
+    /// stays the same; no other is left.
+    fn bind(&self, root: &Css, bound: bool, fx: &mut Effects) {
+        let _ = (root, bound, fx);
+    }
+
+    /// May these tasks move? They are all that move, those included for which
+    /// the css of this controller does not change.
+    ///
+    /// # Errors
+    /// Any number; the move fails with it and nobody has moved.
+    fn can_attach(&self, tasks: &TaskSet<'_>, fx: &mut Effects) -> Result<(), Errno> {
+        let _ = (tasks, fx);
+        Ok(())
+    }
+
+    /// Undoes a `can_attach` that succeeded.
+    fn cancel_attach(&self, tasks: &TaskSet<'_>, fx: &mut Effects) {
+        let _ = (tasks, fx);
+    }
+
+    /// `n` forks that were admitted on `from` will be published or cancelled on
+    /// `to`. A controller that charges in `can_fork` moves the charge, whatever
+    /// its limit.
+    fn move_forks(&self, n: usize, to: &Css, from: &Css, fx: &mut Effects) {
+        let _ = (n, to, from, fx);
+    }
+
+    /// A task that was not forked here joins `to`, or has moved there from
+    /// `from`. The latter follows a `can_attach`, so a controller that charges
+    /// there charges only who comes from nowhere here.
     fn attach(&self, task: TaskId, to: &Css, from: Option<&Css>, fx: &mut Effects) {
         let _ = (task, to, from, fx);
     }

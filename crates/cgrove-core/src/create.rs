@@ -11,6 +11,7 @@ use crate::css::{Css, CssRef, Flags, SsBinding};
 use crate::effect::{Effects, Queue};
 use crate::errno::Errno;
 use crate::hierarchy::{Hierarchy, Inner};
+use crate::sync::invariant;
 use crate::sync::lock::TreeGuard;
 use crate::teardown::Work;
 use alloc::sync::Arc;
@@ -19,7 +20,8 @@ use alloc::sync::Arc;
 pub const NAME_MAX: usize = 255;
 
 impl Hierarchy {
-    /// Makes a cgroup below `parent`, with a css of every controller.
+    /// Makes a cgroup below `parent`, with a css of every controller that is
+    /// switched on there. If the parent is to be frozen, so is the new cgroup.
     ///
     /// # Errors
     /// * ENAMETOOLONG, ENOENT, EEXIST: the name is over [`NAME_MAX`] bytes, is
@@ -58,11 +60,10 @@ impl Hierarchy {
         check_limits(parent, &tree)?;
 
         let cgroup = inner.link_cgroup(parent, name, fx, &mut tree);
-        for ssid in 0..inner.controllers.len() {
-            if let Err(errno) = inner.css_create(&cgroup, ssid, &mut tree, fx) {
-                inner.destroy_locked(&cgroup, &mut tree, fx);
-                return Err(errno);
-            }
+        inner.propagate(core::slice::from_ref(&cgroup), &mut tree);
+        if let Err(errno) = inner.enable(&cgroup, &mut tree, fx) {
+            inner.destroy_locked(&cgroup, &mut tree, fx);
+            return Err(errno);
         }
         Ok(cgroup)
     }
@@ -86,6 +87,18 @@ impl Hierarchy {
         }
         cgroup.tree.get_mut(&mut tree).max_depth = max;
         Ok(())
+    }
+
+    /// Reads `cgroup.max.depth`; `usize::MAX` is `max`.
+    #[must_use]
+    pub fn max_depth(&self, cgroup: &Cgroup) -> usize {
+        cgroup.tree.get(&self.inner.tree_lock.lock()).max_depth
+    }
+
+    /// Reads `cgroup.max.descendants`; `usize::MAX` is `max`.
+    #[must_use]
+    pub fn max_descendants(&self, cgroup: &Cgroup) -> usize {
+        cgroup.tree.get(&self.inner.tree_lock.lock()).max_descendants
     }
 
     /// Writes `cgroup.max.descendants`; `usize::MAX` is `max`. Holds for
@@ -136,24 +149,32 @@ impl Inner {
         parent.self_css.get();
         let self_ref = CssRef::SelfOf(Arc::clone(&cgroup));
         parent.self_css.tree.get_mut(tree).children.insert(self_ref.id, self_ref.downgrade());
-        for ancestor in cgroup.ancestors() {
-            Cgroup::bump(&ancestor.nr_descendants, 1);
+        let e_freeze = parent.tree.get(tree).e_freeze;
+        {
+            let set = &mut self.set_lock.lock();
+            for ancestor in cgroup.ancestors() {
+                Cgroup::bump(&ancestor.nr_descendants, 1);
+            }
+            if e_freeze {
+                self.freezer_born(&cgroup, set, fx.now());
+            }
         }
+        cgroup.tree.get_mut(tree).e_freeze = e_freeze;
         parent.tree.get_mut(tree).children.insert(cgroup.name.clone(), Arc::clone(&cgroup));
         cgroup
     }
 
     /// Makes and publishes one css (`css_create`).
-    fn css_create(
+    pub(crate) fn css_create(
         &self,
         cgroup: &Arc<Cgroup>,
         ssid: usize,
         tree: &mut TreeGuard<'_>,
         fx: &mut Effects,
-    ) -> Result<(), Errno> {
+    ) -> Result<Arc<Css>, Errno> {
         let controller = &self.controllers[ssid];
         let parent = match &cgroup.parent {
-            Some(above) => self.effective_css(above, ssid),
+            Some(above) => self.effective_css(above, ssid, tree),
             None => unreachable!("the root's csses are made with the hierarchy"),
         };
         let state = controller.css_alloc(NewCss { cgroup: cgroup.id, parent: Some(&parent) })?;
@@ -187,7 +208,8 @@ impl Inner {
         for above in css.ancestors() {
             Cgroup::bump(&above.nr_descendants, 1);
         }
-        cgroup.subsys.lock()[ssid] = Some(css);
-        Ok(())
+        let old = cgroup.subsys.lock()[ssid].replace(Arc::clone(&css));
+        invariant!(old.is_none(), "a second css in one slot");
+        Ok(css)
     }
 }

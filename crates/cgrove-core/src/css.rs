@@ -33,6 +33,9 @@ bitflags::bitflags! {
         const DYING = 2;
         /// No reference is left.
         const RELEASED = 4;
+        /// Its interface files exist. A css that only another controller needs
+        /// has none.
+        const VISIBLE = 8;
     }
 }
 
@@ -67,6 +70,8 @@ pub(crate) struct CssTree {
     pub(crate) offline_after: Option<Ticket>,
     /// Every child that is not released, for those who ask what a css waits for.
     pub(crate) children: BTreeMap<CssId, WeakCss>,
+    /// Somebody waits for it to go offline and is to be told.
+    pub(crate) awaited: bool,
 }
 
 /// One controller on one cgroup, or a cgroup's *self*.
@@ -119,6 +124,7 @@ impl Css {
                 online_cnt: 0,
                 offline_after: None,
                 children: BTreeMap::new(),
+                awaited: false,
             }),
         }
     }
@@ -159,6 +165,13 @@ impl Css {
     #[must_use]
     pub fn is_online(&self) -> bool {
         self.has(Flags::ONLINE)
+    }
+
+    /// Whether its interface files exist: the controller was asked for, here or
+    /// by being implicit, and is not being switched off (`css_visible`).
+    #[must_use]
+    pub fn is_visible(&self) -> bool {
+        self.has(Flags::VISIBLE) && !self.is_dying()
     }
 
     /// Whether any task that is not dead pins this css or one below it.

@@ -8,11 +8,16 @@
 //! The task list has a lock of its own. Fork and exit in a set that stays
 //! populated take only that; the two transitions that others can see, empty to
 //! populated and back, take the set lock first.
+//!
+//! A set never changes. When a controller is switched on or off its tasks move
+//! to another set of the same cgroup, and so do the places of forks in flight:
+//! the old set says where they went ([`Places`]) and is found by nobody any
+//! more. What stays behind in it are tasks on their way out.
 
 use crate::cgroup::Cgroup;
 use crate::css::CssRef;
 use crate::hierarchy::Inner;
-use crate::sync::lock::{Leaf, SetGuard};
+use crate::sync::lock::{Leaf, SetGuard, TreeGuard};
 use crate::sync::{AtomicUsize, Ordering, invariant};
 use crate::task::Task;
 use alloc::boxed::Box;
@@ -33,11 +38,29 @@ pub(crate) struct CsetTasks {
     pub(crate) reserved: usize,
     /// The cgroup was removed; nothing can join.
     pub(crate) dead: bool,
+    /// Where the reserved places are.
+    pub(crate) places: Places,
+}
+
+/// Where the places that forks have reserved in a set are now.
+#[derive(Debug, Default)]
+pub(crate) enum Places {
+    /// Here.
+    #[default]
+    Here,
+    /// About to move or not: to be known once the tree lock can be had.
+    Unsettled,
+    /// In that set, and its reference with them. Written once, so following is
+    /// finite; the set that holds it is no longer found by anyone.
+    MovedTo(Arc<CssSet>),
 }
 
 #[derive(Debug)]
 pub(crate) struct CssSet {
     pub(crate) cgroup: Arc<Cgroup>,
+    /// The cgroup itself or, for a threaded one, its domain. The memory is held
+    /// by the cgroup, which is below it.
+    pub(crate) domain: Arc<Cgroup>,
     /// The effective css of each controller.
     pub(crate) csses: Box<[CssRef]>,
     /// Tasks (until freed) and forks in flight. Zero is reached under the set
@@ -47,7 +70,28 @@ pub(crate) struct CssSet {
 }
 
 impl CssSet {
-    /// Another reference for one who already holds one, or the set lock.
+    /// A reference for one who holds none, unless there is none left. Zero is
+    /// reached under the set lock, so it cannot be while the guard lives.
+    pub(crate) fn try_get(&self, _set: &SetGuard<'_>) -> bool {
+        let alive = self.refs.load(Ordering::Relaxed) > 0;
+        if alive {
+            self.get();
+        }
+        alive
+    }
+
+    pub(crate) fn get_many(&self, n: usize) {
+        self.refs.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Drops references of which the caller's is not the last.
+    pub(crate) fn put_shared(&self, n: usize) {
+        let old = self.refs.fetch_sub(n, Ordering::Release);
+        invariant!(old > n, "the last reference on a css_set dropped unseen");
+    }
+
+    /// Another reference for one who already holds one, or who found the set
+    /// among its cgroup's and still has the set lock.
     pub(crate) fn get(&self) {
         self.refs.fetch_add(1, Ordering::Relaxed);
     }
@@ -75,6 +119,11 @@ fn remove(list: &mut Vec<Arc<Task>>, task: &Arc<Task>) {
 impl CsetTasks {
     pub(crate) fn link(&mut self, task: Arc<Task>) {
         push(&mut self.tasks, task);
+    }
+
+    /// The task moves to another set.
+    pub(crate) fn take(&mut self, task: &Arc<Task>) {
+        remove(&mut self.tasks, task);
     }
 
     /// The task is dead: from now on it only holds the set.
@@ -109,15 +158,34 @@ impl Cgroup {
     ) -> impl Iterator<Item = Arc<CssSet>> + 'a {
         self.set.get(set).csets.iter().filter_map(Weak::upgrade)
     }
+
+    /// The same, and those of the threaded cgroups whose domain this is.
+    pub(crate) fn domain_csets<'a>(
+        &'a self,
+        set: &'a SetGuard<'_>,
+    ) -> impl Iterator<Item = Arc<CssSet>> + 'a {
+        let threaded = &self.set.get(set).threaded_csets;
+        self.csets(set).chain(threaded.iter().filter_map(Weak::upgrade))
+    }
 }
 
 impl Inner {
     /// The set for tasks of `cgroup` itself, with a reference for the caller.
-    pub(crate) fn find_css_set(&self, cgroup: &Arc<Cgroup>, set: &mut SetGuard<'_>) -> Arc<CssSet> {
-        let csses: Box<[CssRef]> =
-            (0..self.controllers.len()).map(|ssid| self.effective_css(cgroup, ssid)).collect();
-        let found =
-            cgroup.csets(set).find(|cset| cset.csses.iter().zip(&csses).all(|(a, b)| a.id == b.id));
+    pub(crate) fn find_css_set(
+        &self,
+        cgroup: &Arc<Cgroup>,
+        tree: &TreeGuard<'_>,
+        set: &mut SetGuard<'_>,
+    ) -> Arc<CssSet> {
+        let csses: Box<[CssRef]> = (0..self.controllers.len())
+            .map(|ssid| self.effective_css(cgroup, ssid, tree))
+            .collect();
+        let domain = cgroup.domain(tree);
+        let found = cgroup.csets(set).find(|cset| {
+            Arc::ptr_eq(&cset.domain, domain)
+                && cset.csses.iter().zip(&csses).all(|(a, b)| a.id == b.id)
+                && !matches!(cset.list.lock().places, Places::MovedTo(_))
+        });
         if let Some(cset) = found {
             cset.get();
             return cset;
@@ -128,25 +196,38 @@ impl Inner {
         cgroup.self_css.get();
         let cset = Arc::new(CssSet {
             cgroup: Arc::clone(cgroup),
+            domain: Arc::clone(domain),
             csses,
             refs: AtomicUsize::new(1),
             list: Leaf::new(CsetTasks::default()),
         });
         cgroup.set.get_mut(set).csets.push(Arc::downgrade(&cset));
+        if !Arc::ptr_eq(domain, cgroup) {
+            domain.set.get_mut(set).threaded_csets.push(Arc::downgrade(&cset));
+        }
         cset
     }
 
-    /// The nearest css of a controller, at `cgroup` or above.
-    pub(crate) fn effective_css(&self, cgroup: &Arc<Cgroup>, ssid: usize) -> CssRef {
+    /// The css of a controller at the nearest cgroup, from `cgroup` up, that is
+    /// to have one (`cgroup_e_css_by_mask`). By the masks and not by what is
+    /// published: while a controller is switched off the old css still is.
+    pub(crate) fn effective_css(
+        &self,
+        cgroup: &Arc<Cgroup>,
+        ssid: usize,
+        tree: &TreeGuard<'_>,
+    ) -> CssRef {
+        let leaving = self.binding.get(tree).leaving.contains(ssid);
         let mut at = cgroup;
-        loop {
-            if let Some(css) = &at.subsys.lock()[ssid] {
-                return CssRef::Of(Arc::clone(css));
+        while let Some(parent) = &at.parent {
+            if !leaving && self.ss_mask(at, tree).contains(ssid) {
+                break;
             }
-            match &at.parent {
-                Some(parent) => at = parent,
-                None => unreachable!("the root has a css of every controller"),
-            }
+            at = parent;
+        }
+        match &at.subsys.lock()[ssid] {
+            Some(css) => CssRef::Of(Arc::clone(css)),
+            None => unreachable!("a cgroup without the css that its mask promises"),
         }
     }
 
@@ -181,8 +262,11 @@ impl Inner {
         if old != 1 {
             return;
         }
-        let csets = &mut cset.cgroup.set.get_mut(set).csets;
-        csets.retain(|other| !core::ptr::eq(other.as_ptr(), Arc::as_ptr(cset)));
+        let others = |other: &Weak<CssSet>| !core::ptr::eq(other.as_ptr(), Arc::as_ptr(cset));
+        cset.cgroup.set.get_mut(set).csets.retain(others);
+        if !Arc::ptr_eq(&cset.domain, &cset.cgroup) {
+            cset.domain.set.get_mut(set).threaded_csets.retain(others);
+        }
         for css in &cset.csses {
             self.put(css, fx);
         }

@@ -8,7 +8,7 @@
 //! result.
 
 use crate::event::EventFile;
-use crate::id::{TaskId, Time};
+use crate::id::{CssId, TaskId, Time};
 use alloc::sync::Arc;
 use smallvec::SmallVec;
 
@@ -27,6 +27,15 @@ pub enum Effect {
     },
     /// Send SIGKILL to the process of this task.
     Kill(TaskId),
+    /// Bring this task to a halt, and say so with
+    /// [`Hierarchy::enter_frozen`](crate::Hierarchy::enter_frozen) once it has.
+    Freeze(TaskId),
+    /// Let this task run again, and say so with
+    /// [`Hierarchy::leave_frozen`](crate::Hierarchy::leave_frozen).
+    Unfreeze(TaskId),
+    /// A css that a write would have waited for is offline: try again. See
+    /// [`Draining`](crate::Draining).
+    Offline(CssId),
     /// There is queued work: call [`Hierarchy::pump`](crate::Hierarchy::pump).
     Work(Queue),
 }

@@ -10,14 +10,22 @@ use core::fmt;
 #[non_exhaustive]
 #[repr(i32)]
 pub enum Errno {
+    /// Not permitted, whatever the file's mode says.
+    EPERM = 1,
     /// No such file or directory.
     ENOENT = 2,
     /// No such process.
     ESRCH = 3,
+    /// More than a page was written.
+    E2BIG = 7,
+    /// The descriptor is not of a cgroup's directory.
+    EBADF = 9,
     /// A limit was reached; the same call may succeed later.
     EAGAIN = 11,
     /// Out of memory.
     ENOMEM = 12,
+    /// Not allowed to the one who opened the file.
+    EACCES = 13,
     /// In use: tasks or children.
     EBUSY = 16,
     /// The name exists.
@@ -26,8 +34,12 @@ pub enum Errno {
     ENODEV = 19,
     /// Malformed argument.
     EINVAL = 22,
+    /// A number outside the range.
+    ERANGE = 34,
     /// The name is longer than 255 bytes.
     ENAMETOOLONG = 36,
+    /// The cgroup's type does not allow it.
+    EOPNOTSUPP = 95,
 }
 
 impl Errno {
@@ -41,15 +53,21 @@ impl Errno {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::EPERM => "EPERM",
             Self::ENOENT => "ENOENT",
             Self::ESRCH => "ESRCH",
+            Self::E2BIG => "E2BIG",
+            Self::EBADF => "EBADF",
             Self::EAGAIN => "EAGAIN",
             Self::ENOMEM => "ENOMEM",
+            Self::EACCES => "EACCES",
             Self::EBUSY => "EBUSY",
             Self::EEXIST => "EEXIST",
             Self::ENODEV => "ENODEV",
             Self::EINVAL => "EINVAL",
+            Self::ERANGE => "ERANGE",
             Self::ENAMETOOLONG => "ENAMETOOLONG",
+            Self::EOPNOTSUPP => "EOPNOTSUPP",
         }
     }
 }

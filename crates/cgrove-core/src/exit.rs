@@ -5,6 +5,7 @@
 //! both are taken under the task's lock and are done, not only begun, by the
 //! time `free` takes the css_set away under the same lock.
 
+use crate::cgroup::CgroupFlags;
 use crate::css_set::CsetTasks;
 use crate::effect::Effects;
 use crate::errno::Errno;
@@ -22,15 +23,29 @@ impl Hierarchy {
     /// # Errors
     /// ESRCH if this step was taken before.
     pub fn exit(&self, task: &Arc<Task>, fx: &mut Effects) -> Result<(), Errno> {
-        if !task.advance(Stage::EXITING, Stage::empty()) {
-            return Err(Errno::ESRCH);
-        }
+        let cset = loop {
+            // From here on the task stays in its set: a mover looks for EXITING
+            // under the same lock.
+            let at = task.cset.lock();
+            if task.is(Stage::MOVING) && !self.inner.mutation.is(Mutant::ExitIgnoresMove) {
+                drop(at);
+                self.inner.wait_for_mover();
+            } else if task.is(Stage::FROZEN) {
+                // Whatever ends it has let it run.
+                drop(at);
+                self.leave_frozen(task, true, fx);
+            } else if !task.advance(Stage::EXITING, Stage::empty()) {
+                return Err(Errno::ESRCH);
+            } else if self.inner.hooked.exit.is_empty() {
+                break None;
+            } else {
+                break at.clone();
+            }
+        };
         // Release: whoever sees the group at zero sees its last task exiting.
         let old = task.leader().live.fetch_sub(1, Ordering::AcqRel);
         invariant!(old > 0, "more exits than tasks in a group");
-        if !self.inner.hooked.exit.is_empty()
-            && let Some(cset) = task.cset.lock().clone()
-        {
+        if let Some(cset) = cset {
             for &ssid in &self.inner.hooked.exit {
                 self.inner.controllers[ssid].exit(task.id, &cset.csses[ssid], fx);
             }
@@ -85,6 +100,7 @@ impl Hierarchy {
         };
         let Some(cset) = cset else { return Ok(()) };
         cset.list.lock().forget(task);
+        task.leave_group();
         self.inner.put_css_set(&cset, fx);
         Ok(())
     }
@@ -108,11 +124,12 @@ impl Inner {
             let cset = task.cset.lock();
             let Some(cset) = cset.as_ref() else { return Err(Errno::ESRCH) };
             let mut list = cset.list.lock();
-            if list.tasks.len() > 1 {
+            // Whoever freezes the cgroup counts the list after setting the flag.
+            if list.tasks.len() > 1 && !cset.cgroup.is(CgroupFlags::FREEZE) {
                 return self.take_out(task, &mut list);
             }
         }
-        let set = self.set_lock.lock();
+        let set = &mut self.set_lock.lock();
         let (cset, last) = {
             let cset = task.cset.lock();
             let Some(cset) = cset.as_ref() else { return Err(Errno::ESRCH) };
@@ -123,8 +140,9 @@ impl Inner {
         if last {
             // The task may be freed by now. If it was the set's last user, the
             // set still keeps its csses: they are put under the set lock.
-            self.update_populated(&cset, false, &set, fx);
+            self.update_populated(&cset, false, set, fx);
         }
+        self.update_frozen(&cset.cgroup, set, fx);
         Ok(())
     }
 

@@ -5,15 +5,17 @@
 //! concept they belong to; this file holds what they share.
 
 use crate::cgroup::{Cgroup, CgroupSet, CgroupTree};
+use crate::control::Traits;
 use crate::controller::{Controller, Hooks, NewCss};
 use crate::css::{Css, CssRef, Flags, SsBinding};
 use crate::effect::{Effect, Effects, Queue};
 use crate::event::EventFile;
 use crate::id::{CgroupId, CssId, Time};
+use crate::mask::SsMask;
 use crate::sync::grace::{Grace, ReadSection, Reader};
-use crate::sync::lock::{Leaf, RankLock, Set, Tree, TreeGuard};
+use crate::sync::lock::{Leaf, RankLock, Ranked, Set, Tree, TreeGuard};
 use crate::sync::mutant::Mutation;
-use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::teardown::Work;
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -34,12 +36,23 @@ pub(crate) struct Inner {
     pub(crate) controllers: Box<[Arc<dyn Controller>]>,
     /// For each kind of per-task verb, the controllers that have it.
     pub(crate) hooked: Hooked,
+    /// Which controllers are threaded, implicit, or need others.
+    pub(crate) traits: Traits,
+    pub(crate) binding: Ranked<Tree, Binding>,
     pub(crate) root: Arc<Cgroup>,
     pub(crate) grace: Grace,
     pub(crate) queues: [Leaf<VecDeque<Work>>; 3],
     next_cgroup: AtomicU64,
     next_css: AtomicU64,
     pub(crate) mutation: Mutation,
+}
+
+/// Which controllers the hierarchy has for itself.
+#[derive(Debug)]
+pub(crate) struct Binding {
+    pub(crate) bound: SsMask,
+    /// Being given up: wherever their csses are, tasks go to the root css.
+    pub(crate) leaving: SsMask,
 }
 
 /// Controllers by the per-task verbs they have, ascending.
@@ -98,16 +111,20 @@ impl Builder {
         self
     }
 
-    /// Makes the hierarchy, its root and the root's csses.
+    /// Makes the hierarchy, its root and the root's csses. Nothing is switched
+    /// on below the root but what is implicit.
     ///
     /// # Panics
-    /// If a controller refuses to make a root css, which is a fault of the
-    /// controller and not of any input.
+    /// If a controller refuses to make a root css or is implicit and not
+    /// threaded, or if there are more than [`SsMask::CAPACITY`]: faults of the
+    /// embedder and not of any input.
     #[must_use]
     pub fn build(self, now: Time) -> Hierarchy {
         let tree_lock = RankLock::new();
         let set_lock = RankLock::new();
         let controllers = self.controllers.into_boxed_slice();
+        let traits = Traits::of(&controllers);
+        let bound = SsMask::first(controllers.len());
         let root = Arc::new(Cgroup::raw(
             Locks { tree: &tree_lock, set: &set_lock },
             CgroupId(1),
@@ -120,6 +137,8 @@ impl Builder {
         root.self_css.set(Flags::ONLINE);
         let mut inner = Inner {
             hooked: Hooked::of(&controllers),
+            traits,
+            binding: tree_lock.cell(Binding { bound, leaving: SsMask::NONE }),
             tree_lock,
             set_lock,
             controllers,
@@ -131,6 +150,7 @@ impl Builder {
             mutation: self.mutation,
         };
         inner.make_root_csses(now);
+        inner.propagate(core::slice::from_ref(&inner.root), &mut inner.tree_lock.lock());
         Hierarchy { inner: Arc::new(inner) }
     }
 }
@@ -167,6 +187,7 @@ impl Cgroup {
                 .take(controllers)
                 .collect(),
             kill_seq: AtomicU64::new(0),
+            flags: AtomicU32::new(0),
             tree: locks.tree.cell(CgroupTree {
                 max_depth: usize::MAX,
                 max_descendants: usize::MAX,
@@ -255,7 +276,7 @@ impl Inner {
             };
             let css =
                 Arc::new(Css::new(&self.tree_lock, self.next_css_id(), Some(binding), None, now));
-            css.set(Flags::ONLINE);
+            css.set(Flags::ONLINE | Flags::VISIBLE);
             css.tree.get_mut(&mut tree).online_cnt = 1;
             self.root.subsys.lock()[ssid] = Some(css);
         }
@@ -271,6 +292,11 @@ impl Inner {
     pub(crate) fn queue(&self, queue: Queue, work: Work, fx: &mut Effects) {
         self.queues[queue as usize].lock().push_back(work);
         fx.push(Effect::Work(queue));
+    }
+
+    /// Waits for whoever holds the tree lock: the mover of a task or of a place.
+    pub(crate) fn wait_for_mover(&self) {
+        drop(self.tree_lock.lock());
     }
 
     /// Visits live cgroups from `top` down, parents first.

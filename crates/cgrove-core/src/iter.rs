@@ -5,6 +5,7 @@
 //! threads of theirs live on, because the process still exists under that pid.
 
 use crate::cgroup::Cgroup;
+use crate::errno::Errno;
 use crate::hierarchy::Hierarchy;
 use crate::task::Task;
 use alloc::sync::Arc;
@@ -22,17 +23,24 @@ impl Hierarchy {
         tasks
     }
 
-    /// The process leaders of `cgroup` itself, unsorted (`cgroup.procs`).
-    #[must_use]
-    pub fn procs(&self, cgroup: &Cgroup) -> Vec<Arc<Task>> {
+    /// The process leaders of `cgroup` itself and of the threaded cgroups whose
+    /// domain it is, unsorted (`cgroup.procs`).
+    ///
+    /// # Errors
+    /// EOPNOTSUPP on a threaded cgroup: a process belongs to its domain.
+    pub fn procs(&self, cgroup: &Cgroup) -> Result<Vec<Arc<Task>>, Errno> {
+        let tree = self.inner.tree_lock.lock();
+        if cgroup.is_threaded(&tree) {
+            return Err(Errno::EOPNOTSUPP);
+        }
         let set = self.inner.set_lock.lock();
         let mut leaders = Vec::new();
-        for cset in cgroup.csets(&set) {
+        for cset in cgroup.domain_csets(&set) {
             let list = cset.list.lock();
             leaders.extend(list.visible().filter(|task| task.is_leader()).cloned());
             leaders.extend(list.dead_leaders().cloned());
         }
-        leaders
+        Ok(leaders)
     }
 
     /// The live children of `cgroup`, by name.

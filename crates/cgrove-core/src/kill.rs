@@ -31,11 +31,15 @@ impl Hierarchy {
     /// below it. Does not wait for them to die.
     ///
     /// # Errors
-    /// ENOENT on a removed cgroup.
+    /// ENOENT on a removed cgroup; EOPNOTSUPP on a threaded one, which has parts
+    /// of processes.
     pub fn kill(&self, cgroup: &Arc<Cgroup>, fx: &mut Effects) -> Result<(), Errno> {
         let tree = self.inner.tree_lock.lock();
         if cgroup.is_dead() {
             return Err(Errno::ENOENT);
+        }
+        if cgroup.is_threaded(&tree) {
+            return Err(Errno::EOPNOTSUPP);
         }
         for below in Inner::live_preorder(cgroup, &tree) {
             let set = self.inner.set_lock.lock();

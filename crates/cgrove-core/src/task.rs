@@ -9,12 +9,22 @@
 //! * **dead**: it has switched out for the last time and is unlinked;
 //! * **reaped**: its parent has collected it, charges end. May come before dead;
 //! * **freed**: nothing refers to it; its css_set reference is dropped.
+//!
+//! # A task that moves holds still
+//!
+//! In Linux a lock that all forks and exits read keeps a task from forking and
+//! exiting while it moves to another css_set. Here the mover, who holds the tree
+//! lock, marks each task under the task's own lock ([`Stage::MOVING`]); a task
+//! that wants to fork or exit finds the mark under the same lock and waits for
+//! the mover by taking the tree lock once. Who does not move meets no lock that
+//! others share.
 
 use crate::css_set::CssSet;
 use crate::id::TaskId;
 use crate::sync::lock::Leaf;
 use crate::sync::{AtomicU32, AtomicUsize, Ordering};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use core::fmt;
 
 bitflags::bitflags! {
@@ -32,6 +42,13 @@ bitflags::bitflags! {
         /// SIGKILL has been asked for. Not a step, but as final: a task that
         /// carries it forks no more.
         const KILLED = 16;
+        /// Frozen, or stopped, which is the same to the freezer.
+        const FROZEN = 32;
+        /// Not to be moved, like a kernel thread bound to its CPU.
+        const BOUND = 64;
+        /// About to move to another css_set. Set under the tree lock and the
+        /// task's, cleared under the tree lock when the controllers know.
+        const MOVING = 128;
     }
 }
 
@@ -48,6 +65,20 @@ pub struct Task {
     pub(crate) cset: Leaf<Option<Arc<CssSet>>>,
     /// Index in the set's list of tasks or of unfreed ones; under their lock.
     pub(crate) slot: AtomicUsize,
+    /// In a leader. Its lock is outside the set lock.
+    pub(crate) group: Leaf<Group>,
+    /// Index among the group's threads, under the leader's `group`.
+    group_slot: AtomicUsize,
+}
+
+/// The threads of a process.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    /// All but the leader that are not freed.
+    threads: Vec<Weak<Task>>,
+    /// The process is moving: a thread born now waits for the mover, who has
+    /// the list already.
+    pub(crate) moving: bool,
 }
 
 /// What kind of task a new one is.
@@ -75,6 +106,8 @@ impl Task {
             stage: AtomicU32::new(0),
             cset: Leaf::new(Some(cset)),
             slot: AtomicUsize::new(usize::MAX),
+            group: Leaf::new(Group::default()),
+            group_slot: AtomicUsize::new(usize::MAX),
         })
     }
 
@@ -99,7 +132,25 @@ impl Task {
     /// The steps of its end that have been taken.
     #[must_use]
     pub fn stage(&self) -> Stage {
-        Stage::from_bits_retain(self.stage.load(Ordering::Acquire))
+        Stage::from_bits_retain(self.stage.load(Ordering::Acquire)) - Stage::MOVING
+    }
+
+    /// Binds it to where it is: whoever wants to move it gets EINVAL
+    /// (`PF_NO_SETAFFINITY`, `no_cgroup_migration`).
+    pub fn bind(&self) {
+        self.mark(Stage::BOUND, true);
+    }
+
+    pub(crate) fn is(&self, stage: Stage) -> bool {
+        self.stage.load(Ordering::Acquire) & stage.bits() != 0
+    }
+
+    pub(crate) fn mark(&self, stage: Stage, on: bool) {
+        if on {
+            self.stage.fetch_or(stage.bits(), Ordering::AcqRel);
+        } else {
+            self.stage.fetch_and(!stage.bits(), Ordering::AcqRel);
+        }
     }
 
     /// The cgroup it is in; `None` once it is freed.
@@ -115,6 +166,31 @@ impl Task {
     /// Exiting in a group that is past its end: in no listing.
     pub(crate) fn is_hidden(&self) -> bool {
         self.stage().contains(Stage::EXITING) && self.group_live() == 0
+    }
+
+    /// Every task of the group that can be moved to somewhere, the leader first.
+    pub(crate) fn members(self: &Arc<Self>, group: &Group) -> Vec<Arc<Self>> {
+        let leader = core::iter::once(Arc::clone(self));
+        leader.chain(group.threads.iter().filter_map(Weak::upgrade)).collect()
+    }
+
+    /// Joins its group; `group` is its leader's.
+    pub(crate) fn join_group(self: &Arc<Self>, group: &mut Group) {
+        self.group_slot.store(group.threads.len(), Ordering::Relaxed);
+        group.threads.push(Arc::downgrade(self));
+    }
+
+    /// Leaves its group, for good.
+    pub(crate) fn leave_group(&self) {
+        let Some(leader) = &self.leader else { return };
+        let threads = &mut leader.group.lock().threads;
+        let slot = self.group_slot.load(Ordering::Relaxed);
+        if slot < threads.len() {
+            threads.swap_remove(slot);
+            if let Some(moved) = threads.get(slot).and_then(Weak::upgrade) {
+                moved.group_slot.store(slot, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Takes one step if `needs` are behind it and it is not. True if taken.

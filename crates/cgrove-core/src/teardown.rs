@@ -28,7 +28,7 @@
 
 use crate::cgroup::Cgroup;
 use crate::css::{CssRef, Flags, Phase};
-use crate::effect::{Effects, Queue};
+use crate::effect::{Effect, Effects, Queue};
 use crate::errno::Errno;
 use crate::hierarchy::{Hierarchy, Inner};
 use crate::sync::grace::Ticket;
@@ -138,8 +138,9 @@ impl Inner {
         Ok(())
     }
 
-    /// `cgroup_destroy_locked`, after its tests. Takes no lock that the
-    /// populated walk holds, so nothing but the fence orders the two.
+    /// `cgroup_destroy_locked`, after its tests. From `kill_sync` on it takes no
+    /// lock that the populated walk holds, so nothing but the fence orders the
+    /// two.
     pub(crate) fn destroy_locked(
         &self,
         cgroup: &Arc<Cgroup>,
@@ -151,9 +152,18 @@ impl Inner {
         if let Some(parent) = &cgroup.parent {
             parent.tree.get_mut(tree).children.remove(&cgroup.name);
         }
-        for ancestor in cgroup.ancestors() {
-            Cgroup::bump(&ancestor.nr_descendants, -1);
-            Cgroup::bump(&ancestor.nr_dying_descendants, 1);
+        if let Some(parent) = &cgroup.parent
+            && cgroup.is_threaded(tree)
+        {
+            parent.tree.get_mut(tree).nr_threaded_children -= 1;
+        }
+        {
+            let set = &mut self.set_lock.lock();
+            for ancestor in cgroup.ancestors() {
+                Cgroup::bump(&ancestor.nr_descendants, -1);
+                Cgroup::bump(&ancestor.nr_dying_descendants, 1);
+            }
+            self.freezer_removed(cgroup, set, fx);
         }
         let csses: alloc::vec::Vec<_> = cgroup.csses().map(CssRef::Of).collect();
         for css in &csses {
@@ -271,6 +281,9 @@ impl Inner {
             css.clear(Flags::ONLINE);
             self.enter(css, Phase::Offline, tree, fx);
             ss.cgroup.subsys.lock()[ss.ssid].take_if(|at| at.id == css.id);
+            if css.tree.get(tree).awaited {
+                fx.push(Effect::Offline(css.id));
+            }
             if let Some(parent) = &css.parent {
                 let state = parent.tree.get_mut(tree);
                 state.online_cnt -= 1;

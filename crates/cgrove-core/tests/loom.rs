@@ -9,10 +9,13 @@
 
 #![cfg(loom)]
 
+#[path = "common/everywhere.rs"]
+mod everywhere;
 #[path = "common/mutants.rs"]
 mod mutants;
 
 use cgrove_core::*;
+use everywhere::Everywhere;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -20,6 +23,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// the bookkeeping.
 #[derive(Default)]
 struct Probe {
+    /// Not everywhere, but where it is switched on.
+    switched: bool,
     offline: AtomicUsize,
     freed: AtomicUsize,
 }
@@ -30,6 +35,12 @@ impl Controller for Probe {
     }
     fn hooks(&self) -> Hooks {
         Hooks::empty()
+    }
+    fn threaded(&self) -> bool {
+        true
+    }
+    fn implicit(&self) -> bool {
+        !self.switched
     }
     fn css_alloc(&self, _new: NewCss<'_>) -> Result<CssState, Errno> {
         Ok(Arc::new(()))
@@ -76,6 +87,21 @@ fn build(mutant: Option<Mutant>) -> (Hierarchy, Arc<Probe>) {
     (h, probe)
 }
 
+/// A tree with a live cgroup `a` where the probe is switched on.
+fn switched(mutant: Option<Mutant>) -> (Hierarchy, Arc<Probe>, Arc<Cgroup>) {
+    let probe = Arc::new(Probe { switched: true, ..Probe::default() });
+    let h = Hierarchy::builder().controller(probe.clone()).mutant(mutant).build(Time(0));
+    let cgroup = h.create(h.root(), "a", &mut fx()).unwrap();
+    switch(&h, true).unwrap();
+    (h, probe, cgroup)
+}
+
+fn switch(h: &Hierarchy, on: bool) -> Result<(), WriteError> {
+    let probe = SsMask::of(0);
+    let (on, off) = if on { (probe, SsMask::NONE) } else { (SsMask::NONE, probe) };
+    h.write_subtree_control(h.root(), on, off, &mut fx())
+}
+
 fn hidden_task(h: &Hierarchy, cgroup: &Arc<Cgroup>, id: u64) -> Arc<Task> {
     let mut fx = fx();
     let fork = h.fork(ForkFrom::Cgroup(cgroup), &mut fx).unwrap();
@@ -119,6 +145,184 @@ fn last_task_dies_against_remove() {
         model,
         &[Mutant::NoKillerFence, Mutant::NoWalkerFence, Mutant::WalkerTestsRef, Mutant::KillTwice],
     );
+}
+
+/// The same protocol on a cgroup that lives on: here no lock that both sides
+/// take comes to the help of the fences, as one does in rmdir.
+#[test]
+fn last_task_dies_against_switching_off() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, probe, cgroup) = switched(mutant);
+        let task = hidden_task(&h, &cgroup, 1);
+        let walker = {
+            let (h, task) = (h.clone(), task.clone());
+            loom::thread::spawn(move || h.dead(&task, &mut fx()).unwrap())
+        };
+        switch(&h, false).unwrap();
+        walker.join().unwrap();
+        bury(&h, &task);
+        assert_all_gone(&h, &probe, 1);
+        assert!(cgroup.css("probe").is_none() && !cgroup.is_dead());
+    }
+    check(
+        "last_task_dies_against_switching_off",
+        None,
+        model,
+        &[Mutant::NoKillerFence, Mutant::NoWalkerFence, Mutant::WalkerTestsRef, Mutant::KillTwice],
+    );
+}
+
+/// Switched on again, the controller must not find the css that is dying: it
+/// would be taken for a live one and vanish under its new users.
+#[test]
+fn switching_on_again_waits_until_the_dying_css_is_gone() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, probe, cgroup) = switched(mutant);
+        let task = hidden_task(&h, &cgroup, 1);
+        switch(&h, false).unwrap();
+        let other = {
+            let (h, task) = (h.clone(), task.clone());
+            loom::thread::spawn(move || {
+                h.dead(&task, &mut fx()).unwrap();
+                h.pump_queue(Queue::Offline, &mut fx());
+            })
+        };
+        let written = switch(&h, true);
+        if written.is_ok() {
+            let css = cgroup.css("probe").expect("switched on");
+            assert!(!css.is_dying(), "a dying css was taken for a live one");
+        }
+        other.join().unwrap();
+        bury(&h, &task);
+        h.pump(&mut fx());
+        if let Err(why) = written {
+            assert!(why.draining().is_some());
+            switch(&h, true).unwrap();
+        }
+        let css = cgroup.css("probe").expect("switched on, and it stays");
+        assert!(css.is_online() && !css.is_dying());
+        switch(&h, false).unwrap();
+        assert_all_gone(&h, &probe, 2);
+    }
+    check(
+        "switching_on_again_waits_until_the_dying_css_is_gone",
+        Some(4),
+        model,
+        &[Mutant::DrainTestsRef],
+    );
+}
+
+/// A child that is born while its cgroup changes controllers ends up in the set
+/// that the change leaves behind for no one, or is moved there.
+#[test]
+fn a_birth_against_switching_off() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, probe, cgroup) = switched(mutant);
+        let mut setup = fx();
+        let fork = h.fork(ForkFrom::Cgroup(&cgroup), &mut setup).unwrap();
+        let other = {
+            let h = h.clone();
+            loom::thread::spawn(move || {
+                let mut fx = fx();
+                let task = fork.publish(TaskId(1), Membership::Process, &mut fx);
+                h.exit(&task, &mut fx).unwrap();
+                task
+            })
+        };
+        switch(&h, false).unwrap();
+        let task = other.join().unwrap();
+        h.dead(&task, &mut fx()).unwrap();
+        bury(&h, &task);
+        assert_all_gone(&h, &probe, 1);
+        h.remove(&cgroup, &mut fx()).unwrap();
+        assert_eq!(h.pump(&mut fx()), 0);
+        assert_eq!(h.stat(h.root()).nr_dying_descendants, 0);
+    }
+    check("a_birth_against_switching_off", Some(4), model, &[Mutant::PublishIgnoresMove]);
+}
+
+/// A process moves while a thread of it is being born: they end up together.
+#[test]
+fn a_thread_is_born_against_a_move_of_its_process() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, _probe) = build(mutant);
+        let [a, b] = ["a", "b"].map(|name| h.create(h.root(), name, &mut fx()).unwrap());
+        let mut setup = fx();
+        let fork = h.fork(ForkFrom::Cgroup(&a), &mut setup).unwrap();
+        let leader = fork.publish(TaskId(1), Membership::Process, &mut setup);
+        let place = h.fork(ForkFrom::Task(&leader), &mut setup).unwrap();
+        let born = {
+            let leader = leader.clone();
+            loom::thread::spawn(move || {
+                place.publish(TaskId(2), Membership::ThreadOf(&leader), &mut fx())
+            })
+        };
+        let who = || Ok(leader.clone());
+        h.attach(&b, Scope::Process, who, &Opener::ROOT, &mut fx()).unwrap();
+        let thread = born.join().unwrap();
+        assert_eq!(leader.cgroup().unwrap().id(), b.id());
+        assert_eq!(thread.cgroup().unwrap().id(), b.id(), "a process in two domains");
+        assert!(b.populated() && !a.populated());
+        h.remove(&a, &mut fx()).unwrap();
+    }
+    check(
+        "a_thread_is_born_against_a_move_of_its_process",
+        Some(4),
+        model,
+        &[Mutant::ThreadIgnoresMove],
+    );
+}
+
+/// A task that moves does not exit half-way: what the controllers were asked
+/// about is what moves.
+#[test]
+fn an_exit_against_a_move() {
+    fn model(mutant: Option<Mutant>) {
+        let h = Hierarchy::builder()
+            .controller(Arc::new(Everywhere(Pids::new())))
+            .mutant(mutant)
+            .build(Time(0));
+        let [a, b] = ["a", "b"].map(|name| h.create(h.root(), name, &mut fx()).unwrap());
+        let mut setup = fx();
+        let fork = h.fork(ForkFrom::Cgroup(&a), &mut setup).unwrap();
+        let task = fork.publish(TaskId(1), Membership::Process, &mut setup);
+        let other = {
+            let (h, task) = (h.clone(), task.clone());
+            loom::thread::spawn(move || {
+                h.exit(&task, &mut fx()).unwrap();
+                h.reap(&task, &mut fx()).unwrap();
+            })
+        };
+        let who = || Ok(task.clone());
+        h.attach(&b, Scope::Process, who, &Opener::ROOT, &mut fx()).unwrap();
+        other.join().unwrap();
+        let charged = [&a, &b].map(|at| Pids::css(at).unwrap().current());
+        assert_eq!(charged, [0, 0], "charged to where it is not");
+    }
+    check("an_exit_against_a_move", Some(4), model, &[Mutant::ExitIgnoresMove]);
+}
+
+/// A cgroup that is to be frozen is removed while its last task leaves. Whoever
+/// comes first, it must not count for the cgroups above any more.
+#[test]
+fn a_removed_cgroup_does_not_turn_frozen() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, _probe) = build(mutant);
+        let above = h.create(h.root(), "a", &mut fx()).unwrap();
+        let cgroup = h.create(&above, "b", &mut fx()).unwrap();
+        let task = hidden_task(&h, &cgroup, 1);
+        h.set_freeze(&cgroup, true, &mut fx()).unwrap();
+        let walker = {
+            let (h, task) = (h.clone(), task.clone());
+            loom::thread::spawn(move || h.dead(&task, &mut fx()).unwrap())
+        };
+        h.remove(&cgroup, &mut fx()).unwrap();
+        walker.join().unwrap();
+        h.set_freeze(&above, true, &mut fx()).unwrap();
+        assert!(above.frozen(), "its ancestors wait for it for ever");
+        bury(&h, &task);
+    }
+    check("a_removed_cgroup_does_not_turn_frozen", Some(4), model, &[Mutant::DeadFreezes]);
 }
 
 #[test]
@@ -258,7 +462,7 @@ fn whoever_takes_the_second_of_the_last_steps_may_free() {
         let probe = Arc::new(Probe::default());
         let h = Hierarchy::builder()
             .controller(probe.clone())
-            .controller(Arc::new(Pids::new()))
+            .controller(Arc::new(Everywhere(Pids::new())))
             .mutant(mutant)
             .build(Time(0));
         let cgroup = h.create(h.root(), "a", &mut fx()).unwrap();

@@ -6,7 +6,7 @@ mod support;
 
 use cgrove_core::*;
 use std::sync::Arc;
-use support::World;
+use support::{Everywhere, World};
 
 fn pids(cgroup: &Arc<Cgroup>) -> Arc<PidsCss> {
     Pids::css(cgroup).unwrap()
@@ -61,7 +61,9 @@ fn a_fork_is_refused_at_the_limit_of_any_level_and_undone_exactly() {
 
 #[test]
 fn with_local_events_the_forker_counts() {
-    let mut w = World::with(Hierarchy::builder().controller(Arc::new(Pids::with_local_events())));
+    let mut w = World::with(
+        Hierarchy::builder().controller(Arc::new(Everywhere(Pids::with_local_events()))),
+    );
     let a = w.top("a");
     let b = w.mkdir(&a, "b");
     pids(&a).set_max(Limit::N(0)).unwrap();

@@ -27,6 +27,8 @@
 
 #[path = "common/compare.rs"]
 mod compare;
+#[path = "common/everywhere.rs"]
+mod everywhere;
 #[path = "common/gate.rs"]
 mod gate;
 #[cfg(shuttle)]

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 use cgrove_core::{
     Cgroup, Effect, Effects, Errno as CoreErrno, Fork, ForkFrom, Hierarchy, Limit, Membership,
-    Pids, PidsCss, Task, TaskId, Time,
+    Pids, PidsCss, SsMask, Task, TaskId, Time,
 };
 
 use crate::mutant::{self, Mutant};
@@ -107,6 +107,11 @@ impl Ledger {
     pub fn new(name: &str, limit: Option<u64>, started: Instant) -> Result<Ledger, CoreErrno> {
         let hierarchy = Hierarchy::builder().controller(Arc::new(Pids::new())).build(Time(0));
         let mut fx = Effects::at(Time(0));
+        let enable = hierarchy.mask(&["pids"])?;
+        // Nothing dies in a hierarchy that is new, so there is nothing to wait for.
+        hierarchy
+            .write_subtree_control(hierarchy.root(), enable, SsMask::NONE, &mut fx)
+            .map_err(|refused| refused.errno().unwrap_or(CoreErrno::EBUSY))?;
         let group = hierarchy.create(hierarchy.root(), name, &mut fx)?;
         let pids = Pids::css(&group).ok_or(CoreErrno::ENODEV)?;
         if let Some(limit) = limit {

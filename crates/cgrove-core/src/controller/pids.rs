@@ -12,14 +12,14 @@
 //! were charged, so two forks racing for the last place may both be refused for
 //! an instant but never both admitted.
 
-use super::{Controller, CssState, Hooks, NewCss};
+use super::{Controller, CssState, Hooks, NewCss, TaskSet};
 use crate::cgroup::Cgroup;
 use crate::css::Css;
 use crate::effect::Effects;
 use crate::errno::Errno;
 use crate::event::EventFile;
 use crate::id::{CgroupId, TaskId};
-use crate::sync::{AtomicBool, AtomicU64, Ordering, invariant};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, barrier, invariant};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
@@ -144,8 +144,12 @@ impl PidsCss {
     /// from the next fork on.
     ///
     /// # Errors
-    /// EINVAL above [`PID_MAX_LIMIT`].
+    /// * ENODEV once the file is gone, by rmdir or by switching `pids` off;
+    /// * EINVAL above [`PID_MAX_LIMIT`].
     pub fn set_max(&self, limit: Limit) -> Result<(), Errno> {
+        if self.killed.load(Ordering::Acquire) {
+            return Err(Errno::ENODEV);
+        }
         if matches!(limit, Limit::N(n) if n > PID_MAX_LIMIT) {
             return Err(Errno::EINVAL);
         }
@@ -181,17 +185,17 @@ impl PidsCss {
             .filter(|css| css.parent.is_some())
     }
 
-    fn charge(&self) {
+    fn charge(&self, n: u64) {
         for css in self.levels() {
-            let now = css.current.fetch_add(1, Ordering::Relaxed) + 1;
+            let now = css.current.fetch_add(n, Ordering::Relaxed) + n;
             css.peak.fetch_max(now, Ordering::Relaxed);
         }
     }
 
-    fn uncharge(&self) {
+    fn uncharge(&self, n: u64) {
         for css in self.levels() {
-            let old = css.current.fetch_sub(1, Ordering::Relaxed);
-            invariant!(old > 0, "pids count below zero");
+            let old = css.current.fetch_sub(n, Ordering::Relaxed);
+            invariant!(old >= n, "pids count below zero");
         }
     }
 
@@ -233,11 +237,24 @@ impl PidsCss {
             let file = |name| EventFile::new(self.cgroup, name);
             Box::new([file("pids.events"), file("pids.events.local")])
         });
-        // After a kill that came while the files were being made, which
-        // `css_killed` then did not find.
+        // Pairs with the fence in `css_killed`: either the kill is seen here, or
+        // it finds the files made above and silences them.
+        barrier::store_then_load();
         if !self.killed.load(Ordering::Acquire) {
             files[file].changed(fx);
         }
+    }
+}
+
+/// Moves charges, whatever the limit: a move is never refused. The new levels
+/// first, so that those above both do not drop in between.
+fn recharge(to: &Css, from: &Css, n: u64) {
+    if to.id() == from.id() {
+        return;
+    }
+    if let (Some(to), Some(from)) = (state(to), state(from)) {
+        to.charge(n);
+        from.uncharge(n);
     }
 }
 
@@ -251,6 +268,10 @@ fn state(css: &Css) -> Option<&PidsCss> {
 impl Controller for Pids {
     fn name(&self) -> &'static str {
         "pids"
+    }
+
+    fn threaded(&self) -> bool {
+        true
     }
 
     fn hooks(&self) -> Hooks {
@@ -280,19 +301,36 @@ impl Controller for Pids {
     fn css_killed(&self, css: &Css, _fx: &mut Effects) {
         if let Some(pids) = state(css) {
             pids.killed.store(true, Ordering::Release);
+            // Pairs with the fence in `changed`.
+            barrier::store_then_load();
             for file in pids.files.get().into_iter().flatten() {
                 file.remove();
             }
         }
     }
 
+    fn can_attach(&self, tasks: &TaskSet<'_>, _fx: &mut Effects) -> Result<(), Errno> {
+        for task in tasks.iter() {
+            recharge(task.to, task.from, 1);
+        }
+        Ok(())
+    }
+
+    fn cancel_attach(&self, tasks: &TaskSet<'_>, _fx: &mut Effects) {
+        for task in tasks.iter() {
+            recharge(task.from, task.to, 1);
+        }
+    }
+
     fn attach(&self, _task: TaskId, to: &Css, from: Option<&Css>, _fx: &mut Effects) {
-        if let Some(to) = state(to) {
-            to.charge();
+        // Who moved was charged in `can_attach`.
+        if let (Some(to), None) = (state(to), from) {
+            to.charge(1);
         }
-        if let Some(from) = from.and_then(state) {
-            from.uncharge();
-        }
+    }
+
+    fn move_forks(&self, n: usize, to: &Css, from: &Css, _fx: &mut Effects) {
+        recharge(to, from, n as u64);
     }
 
     fn can_fork(&self, css: &Css, fx: &mut Effects) -> Result<(), Errno> {
@@ -305,13 +343,13 @@ impl Controller for Pids {
 
     fn cancel_fork(&self, css: &Css) {
         if let Some(pids) = state(css) {
-            pids.uncharge();
+            pids.uncharge(1);
         }
     }
 
     fn release(&self, _task: TaskId, css: &Css) {
         if let Some(pids) = state(css) {
-            pids.uncharge();
+            pids.uncharge(1);
         }
     }
 }

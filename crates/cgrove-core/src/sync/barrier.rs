@@ -1,4 +1,4 @@
-//! The fence both sides of the teardown protocol stand on.
+//! The fence both sides of a store-then-load pair stand on.
 
 use super::{Ordering, fence};
 
@@ -6,8 +6,9 @@ use super::{Ordering, fence};
 ///
 /// Two callers, each the other's partner:
 ///
-/// * the **killer** (`teardown::kill_sync`) stores DYING, calls this, then
-///   loads the populated counters;
+/// * the **killer** (`teardown::kill_sync`, for rmdir and for a controller that
+///   is switched off on a live cgroup) stores DYING, calls this, then loads the
+///   populated counters;
 /// * the **walker** (`populated::walk`) stores a populated counter, calls
 ///   this, then loads DYING.
 ///
@@ -16,6 +17,10 @@ use super::{Ordering, fence};
 /// itself, or the walker finds it dying and queues the kill, or both do, which
 /// is harmless because `kill_finish` acts once. Without either call both loads
 /// may see the old value and the css would never die.
+///
+/// A second pair of the same shape: `pids` makes its event files on the first
+/// refusal and then asks whether its css was killed; the kill says so and then
+/// looks for the files. At least one of them silences the files.
 ///
 /// An explicit fence and not `SeqCst` accesses: the model checker that guards
 /// this pair models fences exactly and SeqCst accesses only roughly.

@@ -6,12 +6,12 @@
 //! a [`Ranked`] cell opens only for the guard of its rank, so a forgotten lock
 //! does not compile.
 //!
-//! Order: [`Tree`] → [`Set`] → leaves. The leaves are the mutexes that
-//! this file also hands out ([`Leaf`]): one per task (which css_set it is in),
-//! one per css_set (its task list), and those inside which nothing is taken:
-//! per cgroup (its published csses), work queue, event file, reader list and
-//! reference count. A leaf of a later kind in that list may be taken inside an
-//! earlier one.
+//! Order: [`Tree`] → group → [`Set`] → leaves. *Group* is one mutex per process
+//! (its threads, and whether it moves). The leaves are the other mutexes that
+//! this file hands out ([`Leaf`]): one per task (which css_set it is in), one per
+//! css_set (its task list), and those inside which nothing is taken: per cgroup
+//! (its published csses), work queue, event file, reader list and reference
+//! count. A leaf of a later kind in that list may be taken inside an earlier one.
 
 use core::fmt;
 use core::marker::PhantomData;

@@ -31,6 +31,17 @@ pub enum Mutant {
     NoGrace,
     /// A reader opens its next section without a release.
     NoReleaseOnEnter,
+    /// Draining asks whether the reference count is killed, not whether the css
+    /// is dying.
+    DrainTestsRef,
+    /// A place that may be about to move is taken as settled.
+    PublishIgnoresMove,
+    /// A thread is born without a look at whether its process moves.
+    ThreadIgnoresMove,
+    /// A task exits while it moves.
+    ExitIgnoresMove,
+    /// A dead cgroup turns frozen, and counts for those above.
+    DeadFreezes,
     /// A task reads as dead before it is unlinked.
     DeadBeforeUnlink,
 }

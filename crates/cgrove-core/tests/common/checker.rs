@@ -309,6 +309,14 @@ impl Controller for Checker {
         Hooks::all()
     }
 
+    fn threaded(&self) -> bool {
+        true
+    }
+
+    fn implicit(&self) -> bool {
+        true
+    }
+
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
         let parent = new.parent.map(cgroup_of);
         let mut state = self.model.lock();

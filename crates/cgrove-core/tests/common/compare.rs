@@ -79,7 +79,7 @@ impl Pair<'_> {
         agree!(cgroup.path(), model.path(at), "path of {at}");
         agree!(cgroup.populated(), model.populated(at), "populated of {at}");
         agree!(ids(h.threads(cgroup)), Some(model.threads(at)), "cgroup.threads of {at}");
-        agree!(ids(h.procs(cgroup)), Some(model.procs(at)), "cgroup.procs of {at}");
+        agree!(ids(h.procs(cgroup).unwrap()), Some(model.procs(at)), "cgroup.procs of {at}");
         let children: BTreeSet<_> =
             h.children(cgroup).iter().map(|child| self.find(child.id())).collect();
         agree!(children, model.children(at).collect::<BTreeSet<_>>(), "children of {at}");

@@ -58,6 +58,14 @@ impl Controller for Gate {
         Hooks::all()
     }
 
+    fn threaded(&self) -> bool {
+        true
+    }
+
+    fn implicit(&self) -> bool {
+        true
+    }
+
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
         if self.refuses(Refusal::Alloc) {
             return Err(Refusal::Alloc.errno());
@@ -94,6 +102,11 @@ impl Controller for Gate {
 
     fn attach(&self, _task: TaskId, to: &Css, _from: Option<&Css>, _fx: &mut Effects) {
         gate_css(to).charged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn move_forks(&self, n: usize, to: &Css, from: &Css, _fx: &mut Effects) {
+        gate_css(to).charged.fetch_add(n, Ordering::Relaxed);
+        gate_css(from).charged.fetch_sub(n, Ordering::Relaxed);
     }
 
     fn can_fork(&self, css: &Css, _fx: &mut Effects) -> Result<(), Errno> {

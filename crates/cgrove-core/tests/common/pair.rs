@@ -8,6 +8,7 @@
 //! sequence can be shortened.
 
 use crate::compare::{agree, demand};
+use crate::everywhere::Everywhere;
 use crate::gate::Gate;
 use crate::reference::*;
 use cgrove_core::*;
@@ -167,7 +168,9 @@ impl Core {
     pub fn new(local_events: bool, build: impl FnOnce(Builder) -> Hierarchy) -> Self {
         let pids = if local_events { Pids::with_local_events() } else { Pids::new() };
         let gate = Arc::new(Gate::default());
-        let h = build(Hierarchy::builder().controller(Arc::new(pids)).controller(gate.clone()));
+        let h = build(
+            Hierarchy::builder().controller(Arc::new(Everywhere(pids))).controller(gate.clone()),
+        );
         let readers = std::array::from_fn(|_| h.register_reader());
         Self { h, readers, gate, local_events }
     }
@@ -452,10 +455,7 @@ impl<'c> Pair<'c> {
                 this.tasks.push(task);
                 this.tasks.len() - 1
             },
-            |model, asked| {
-                let leader = thread_of.map(|at| model.tasks[at].leader);
-                model.publish(fork_at, leader, asked)
-            },
+            |model, asked| model.publish(fork_at, thread_of, asked),
         )
     }
 
@@ -482,10 +482,7 @@ impl<'c> Pair<'c> {
                 this.tasks.push(task);
                 Ok(this.tasks.len() - 1)
             },
-            |model, asked| {
-                let leader = thread_of.map(|at| model.tasks[at].leader);
-                model.adopt(at, leader, asked)
-            },
+            |model, asked| model.adopt(at, thread_of, asked),
         )
     }
 

@@ -146,7 +146,7 @@ pub struct TaskModel {
 }
 
 /// A fork that is prepared and neither published nor cancelled.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct ForkModel {
     cgroup: Cg,
     kills: u64,
@@ -353,6 +353,9 @@ impl Reference {
     }
 
     pub fn set_limit(&mut self, cgroup: Cg, limit: Limit) -> Result<(), Errno> {
+        if self.cgroups[cgroup].removed {
+            return Err(Errno::ENODEV);
+        }
         self.cgroups[cgroup].limit = match limit {
             Limit::Max => None,
             Limit::N(n) if n > PID_MAX_LIMIT => return Err(Errno::EINVAL),
@@ -687,10 +690,27 @@ impl Reference {
         self.forks.remove(fork);
     }
 
-    pub fn publish(&mut self, fork: usize, leader: Option<Tk>, asked: &mut Vec<Asked>) -> Tk {
-        let ForkModel { cgroup, kills } = self.forks.remove(fork);
-        let task = self.join(cgroup, leader, asked);
-        if self.cgroups[cgroup].kills != kills {
+    /// Where the tasks of a process are that can be moved. All are in one place,
+    /// as nothing here moves them.
+    fn process(&self, of: Tk) -> Option<Cg> {
+        let leader = self.tasks[of].leader;
+        let lives = |task: &&TaskModel| task.leader == leader && !task.exiting;
+        self.tasks.iter().find(lives).map(|task| task.cgroup)
+    }
+
+    pub fn publish(&mut self, fork: usize, sibling: Option<Tk>, asked: &mut Vec<Asked>) -> Tk {
+        let ForkModel { cgroup, kills } = self.forks[fork];
+        let leader = sibling.map(|at| self.tasks[at].leader);
+        let process = sibling.and_then(|at| self.process(at)).unwrap_or(cgroup);
+        if process != cgroup {
+            // The thread follows, charged there before it is uncharged here.
+            for at in self.pids_levels(process) {
+                self.cgroups[at].peak = self.cgroups[at].peak.max(self.pids_current(at) + 1);
+            }
+        }
+        self.forks.remove(fork);
+        let task = self.join(process, leader, asked);
+        if process == cgroup && self.cgroups[cgroup].kills != kills {
             self.kill_process(task, asked);
         }
         task
@@ -699,12 +719,16 @@ impl Reference {
     pub fn adopt(
         &mut self,
         cgroup: Cg,
-        leader: Option<Tk>,
+        sibling: Option<Tk>,
         asked: &mut Vec<Asked>,
     ) -> Result<Tk, Errno> {
         if self.cgroups[cgroup].removed {
             return Err(Errno::ENODEV);
         }
+        if sibling.and_then(|at| self.process(at)).is_some_and(|at| at != cgroup) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let leader = sibling.map(|at| self.tasks[at].leader);
         let task = self.join(cgroup, leader, asked);
         for at in self.pids_levels(cgroup) {
             self.cgroups[at].peak = self.cgroups[at].peak.max(self.pids_current(at));

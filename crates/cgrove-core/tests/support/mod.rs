@@ -5,7 +5,11 @@ use cgrove_core::*;
 use std::sync::Arc;
 use std::sync::Mutex;
 
-/// A hierarchy with `pids` and a clock that tests move by hand.
+#[path = "../common/everywhere.rs"]
+mod everywhere;
+pub use everywhere::Everywhere;
+
+/// A hierarchy with `pids` everywhere and a clock that tests move by hand.
 pub struct World {
     pub h: Hierarchy,
     pub fx: Effects,
@@ -14,7 +18,7 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
-        Self::with(Hierarchy::builder().controller(Arc::new(Pids::new())))
+        Self::with(Hierarchy::builder().controller(Arc::new(Everywhere(Pids::new()))))
     }
 
     pub fn with(builder: Builder) -> Self {
@@ -69,6 +73,27 @@ impl World {
         self.h.free(task, &mut self.fx).unwrap();
     }
 
+    pub fn retire(&mut self, task: &Arc<Task>) {
+        self.h.retire(task, &mut self.fx).unwrap();
+    }
+
+    /// The steps that are left to a task that has begun to exit.
+    pub fn retire_rest(&mut self, task: &Arc<Task>) {
+        self.dead(task);
+        self.reap(task);
+        self.free(task);
+    }
+
+    /// A fork in flight.
+    pub fn place(&mut self, from: ForkFrom<'_>) -> Result<Fork, Errno> {
+        self.h.fork(from, &mut self.fx)
+    }
+
+    pub fn publish(&mut self, place: Fork, how: Membership<'_>) -> Arc<Task> {
+        let id = self.id();
+        place.publish(id, how, &mut self.fx)
+    }
+
     pub fn pump(&mut self) -> usize {
         self.h.pump(&mut self.fx)
     }
@@ -89,6 +114,129 @@ impl World {
     }
 }
 
+/// The ids of tasks, sorted.
+pub fn ids(tasks: Vec<Arc<Task>>) -> Vec<TaskId> {
+    let mut ids: Vec<_> = tasks.iter().map(|task| task.id()).collect();
+    ids.sort();
+    ids
+}
+
+/// A [`World`] with controllers that are to be switched on: `cpu` and `pids`
+/// are threaded, `memory` and `io` are not, and `io` needs `memory`. All but
+/// `pids` write down what they are asked.
+pub struct Tree {
+    world: World,
+    log: Arc<Mutex<Vec<String>>>,
+    pub io: Refusals,
+}
+
+impl std::ops::Deref for Tree {
+    type Target = World;
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
+impl std::ops::DerefMut for Tree {
+    fn deref_mut(&mut self) -> &mut World {
+        &mut self.world
+    }
+}
+
+impl Tree {
+    pub fn new() -> Self {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let io = Refusals::default();
+        let recorder = |name, domain| Recorder {
+            name,
+            log: log.clone(),
+            switched: true,
+            domain,
+            ..Recorder::default()
+        };
+        let needy =
+            Recorder { depends_on: &["memory"], refusals: io.clone(), ..recorder("io", true) };
+        let builder = Hierarchy::builder()
+            .controller(Arc::new(recorder("cpu", false)))
+            .controller(Arc::new(recorder("memory", true)))
+            .controller(Arc::new(Pids::new()))
+            .controller(Arc::new(needy));
+        let mut new = Self { world: World::with(builder), log: log.clone(), io: io.clone() };
+        new.log();
+        new
+    }
+
+    pub fn with(builder: Builder) -> Self {
+        let (log, io) = (Arc::default(), Refusals::default());
+        Self { world: World::with(builder), log, io }
+    }
+
+    /// What was written down since the last call.
+    pub fn log(&mut self) -> Vec<String> {
+        std::mem::take(&mut *self.log.lock().unwrap())
+    }
+
+    pub fn root(&self) -> Arc<Cgroup> {
+        self.h.root().clone()
+    }
+
+    /// Writes `cgroup.subtree_control`. Nothing may have to drain.
+    pub fn write(&mut self, text: &str, cgroup: &Arc<Cgroup>) -> Result<(), Errno> {
+        self.try_write(text, cgroup).map_err(|why| why.errno().expect("nothing is dying here"))
+    }
+
+    /// Likewise of the root.
+    pub fn on_root(&mut self, text: &str) -> Result<(), Errno> {
+        let root = self.root();
+        self.write(text, &root)
+    }
+
+    pub fn try_write(&mut self, text: &str, cgroup: &Arc<Cgroup>) -> Result<(), WriteError> {
+        let (mut on, mut off) = (SsMask::NONE, SsMask::NONE);
+        for word in text.split_whitespace() {
+            let bit = self.h.mask(&[&word[1..]]).unwrap();
+            match &word[..1] {
+                "+" => on |= bit,
+                _ => off |= bit,
+            }
+        }
+        let world = &mut self.world;
+        world.h.write_subtree_control(cgroup, on, off, &mut world.fx)
+    }
+
+    pub fn controllers(&self, cgroup: &Cgroup) -> Vec<&'static str> {
+        self.h.names(self.h.controllers(cgroup)).collect()
+    }
+
+    pub fn control(&self, cgroup: &Cgroup) -> Vec<&'static str> {
+        self.h.names(self.h.subtree_control(cgroup)).collect()
+    }
+
+    pub fn pids(&self, cgroup: &Cgroup) -> u64 {
+        Pids::css(cgroup).expect("pids is on").current()
+    }
+
+    /// Writes a task to `cgroup.procs`, as one who may do everything.
+    pub fn move_process(&mut self, task: &Arc<Task>, to: &Arc<Cgroup>) -> Result<(), Errno> {
+        let world = &mut self.world;
+        let who = || Ok(task.clone());
+        world.h.attach(to, Scope::Process, who, &Opener::ROOT, &mut world.fx)
+    }
+
+    /// Writes a task to `cgroup.threads`, likewise.
+    pub fn move_thread(&mut self, task: &Arc<Task>, to: &Arc<Cgroup>) -> Result<(), Errno> {
+        let world = &mut self.world;
+        let who = || Ok(task.clone());
+        world.h.attach(to, Scope::Thread, who, &Opener::ROOT, &mut world.fx)
+    }
+
+    pub fn make_threaded(&mut self, cgroup: &Arc<Cgroup>) -> Result<(), Errno> {
+        let world = &mut self.world;
+        let made = world.h.make_threaded(cgroup, &mut world.fx);
+        made.map_err(|why| why.errno().expect("nothing is dying here"))
+    }
+}
+
 /// A controller that writes down what is asked of it.
 #[derive(Default)]
 pub struct Recorder {
@@ -96,6 +244,34 @@ pub struct Recorder {
     pub log: Arc<Mutex<Vec<String>>>,
     pub refuse_online: bool,
     pub refuse_fork: Option<Errno>,
+    /// Not everywhere, but where it is switched on.
+    pub switched: bool,
+    /// Not for threads.
+    pub domain: bool,
+    pub depends_on: &'static [&'static str],
+    pub refusals: Refusals,
+}
+
+/// What a [`Recorder`] refuses from now on.
+#[derive(Clone, Default)]
+pub struct Refusals(Arc<Mutex<(Option<Errno>, Option<Errno>)>>);
+
+impl Refusals {
+    pub fn refuse_online(&self, errno: Option<Errno>) {
+        self.0.lock().unwrap().0 = errno;
+    }
+
+    pub fn online(&self) -> Result<(), Errno> {
+        self.0.lock().unwrap().0.map_or(Ok(()), Err)
+    }
+
+    pub fn attach(&self) -> Result<(), Errno> {
+        self.0.lock().unwrap().1.map_or(Ok(()), Err)
+    }
+
+    pub fn refuse_attach(&self, errno: Option<Errno>) {
+        self.0.lock().unwrap().1 = errno;
+    }
 }
 
 impl Recorder {
@@ -111,13 +287,38 @@ impl Controller for Recorder {
     fn hooks(&self) -> Hooks {
         Hooks::all()
     }
+    fn threaded(&self) -> bool {
+        !self.domain
+    }
+    fn implicit(&self) -> bool {
+        !self.switched
+    }
+    fn depends_on(&self) -> &'static [&'static str] {
+        self.depends_on
+    }
+    fn css_reset(&self, css: &Css, _fx: &mut Effects) {
+        self.note("reset", cgroup_of(css));
+    }
+    fn bind(&self, _root: &Css, bound: bool, _fx: &mut Effects) {
+        self.note("bind", bound);
+    }
+    fn can_attach(&self, tasks: &TaskSet<'_>, _fx: &mut Effects) -> Result<(), Errno> {
+        tasks.iter().for_each(|it| self.note("can_attach", it.task));
+        self.refusals.attach()
+    }
+    fn cancel_attach(&self, tasks: &TaskSet<'_>, _fx: &mut Effects) {
+        tasks.iter().for_each(|it| self.note("cancel_attach", it.task));
+    }
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
         self.note("alloc", new.cgroup);
         Ok(Arc::new(new.cgroup))
     }
     fn css_online(&self, css: &Css, _fx: &mut Effects) -> Result<(), Errno> {
         self.note("online", cgroup_of(css));
-        if self.refuse_online { Err(Errno::ENOMEM) } else { Ok(()) }
+        if self.refuse_online {
+            return Err(Errno::ENOMEM);
+        }
+        self.refusals.online()
     }
     fn css_killed(&self, css: &Css, _fx: &mut Effects) {
         assert!(!css.is_dying(), "css_killed comes before DYING");

@@ -38,7 +38,19 @@ use crate::migrate::TaskSet;
 use alloc::sync::Arc;
 use core::any::Any;
 
+pub mod cpu;
+pub mod cpuset;
+mod event_files;
+pub mod hugetlb;
+pub mod id_mask;
+pub mod io;
+mod lookup;
+pub mod memory;
+pub mod misc;
+pub mod page_counter;
 pub mod pids;
+pub mod rdma;
+pub mod registry;
 
 bitflags::bitflags! {
     /// Which per-task verbs a controller has. The fork and exit paths call

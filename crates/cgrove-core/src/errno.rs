@@ -34,6 +34,8 @@ pub enum Errno {
     ENODEV = 19,
     /// Malformed argument.
     EINVAL = 22,
+    /// No room: no CPU would be left to run on.
+    ENOSPC = 28,
     /// A number outside the range.
     ERANGE = 34,
     /// The name is longer than 255 bytes.
@@ -65,6 +67,7 @@ impl Errno {
             Self::EEXIST => "EEXIST",
             Self::ENODEV => "ENODEV",
             Self::EINVAL => "EINVAL",
+            Self::ENOSPC => "ENOSPC",
             Self::ERANGE => "ERANGE",
             Self::ENAMETOOLONG => "ENAMETOOLONG",
             Self::EOPNOTSUPP => "EOPNOTSUPP",

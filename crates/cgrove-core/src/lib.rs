@@ -47,7 +47,7 @@ compile_error!("cgrove-core needs locks: enable the feature `std` or `spin`");
 
 mod cgroup;
 mod control;
-mod controller;
+pub mod controller;
 mod create;
 mod css;
 mod css_set;

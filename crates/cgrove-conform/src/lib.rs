@@ -1,0 +1,14 @@
+//! The oracle: cases that Linux answers, so that cgrove can be held to the answers.
+//!
+//! [`case`] is what a case is and what plays it, [`lang`] and [`transcript`] are the text forms,
+//! [`guest`] plays cases with real processes on a real kernel, and [`vm`] gets a kernel, boots it
+//! and feeds it cases.
+
+pub mod case;
+pub mod guest;
+pub mod lang;
+pub mod record;
+pub mod sys;
+pub mod transcript;
+pub mod vm;
+pub mod wire;

@@ -288,10 +288,10 @@ impl Lab {
                 if verdict == Verdict::Hung {
                     self.machine = None;
                 }
-                again.extend(flying.drain(..));
+                again_first(&mut again, &mut flying);
             } else if matches!(verdict, Verdict::Broken(_)) {
                 self.machine = None;
-                again.extend(flying.drain(..));
+                again_first(&mut again, &mut flying);
             }
             seen(case, outcomes, verdict);
         }
@@ -311,6 +311,13 @@ impl Lab {
                 Err(_) => return Ok((outcomes, Verdict::Hung)),
             }
         }
+    }
+}
+
+/// Puts what was under way before what already waits to be played again: order is kept.
+fn again_first<'a>(again: &mut VecDeque<&'a Case>, flying: &mut VecDeque<&'a Case>) {
+    for case in flying.drain(..).rev() {
+        again.push_front(case);
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         reason = Reason::PidsMax;
     }
     let (peak, at_most) = run.ledger.peak();
-    let every_task_asks = gated && run.options.pids_max.is_some();
+    let every_task_asks = gated && run.options.limits_tasks();
     let class = if gated { Class::Exact } else { Class::Sampled };
     let mut warnings = Vec::new();
     if !gated {
@@ -38,6 +38,18 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
             warnings
                 .push(format!("--pids-max was exceeded and {hits} processes were killed for it"));
         }
+    }
+    if let Err(errno) = run.door {
+        warnings.push(format!(
+            "nobody could look in from outside: {} ({errno:?}) for the folder of the live runs",
+            errno.desc()
+        ));
+    }
+    if run.late_limit {
+        warnings.push(
+            "the task limit was set after the start: threads did not ask, and were counted late"
+                .to_owned(),
+        );
     }
     if let Some(pid) = run.entered {
         warnings.push(format!(
@@ -52,6 +64,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         ));
     }
     let sigchld_ignored = run.caller.sigchld_ignored;
+    let pids = Feature::Pids.class(run.backend, sigchld_ignored);
     let kill = Feature::Kill.class(run.backend, sigchld_ignored);
     Report {
         pid: Some(run.command),
@@ -81,7 +94,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
             class,
         },
         classes: Classes {
-            pids: Feature::Pids.class(run.backend, sigchld_ignored),
+            pids: if run.late_limit { pids.min(Class::Sampled) } else { pids },
             kill: if run.entered.is_some() { kill.min(Class::Sampled) } else { kill },
         },
         warnings,

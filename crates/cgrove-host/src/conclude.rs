@@ -73,6 +73,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         exit,
         reason,
         exec_error: run.exec_error.map(|errno| format!("{errno:?}")),
+        limits: Limits { pids_max: run.ledger.limit(), ..limits(run.options) },
         pids_max: PidsMax { hits: Some(hits), place: (hits > 0).then_some(place) },
         wall_ns: nanos(run.started.elapsed()),
         cpu: run.accounting.finish(),
@@ -146,9 +147,17 @@ pub(crate) fn degraded(options: &RunOptions, wall_ns: u64, cpu: CpuTime, sweep: 
     }
 }
 
+fn limits(options: &RunOptions) -> Limits {
+    let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    Limits {
+        pids_max: options.pids_max,
+        timeout_ms: options.timeout.map(millis),
+        kill_grace_ms: millis(options.kill_grace),
+    }
+}
+
 /// A report in which nothing is known but what was asked.
 fn blank(options: &RunOptions) -> Report {
-    let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let lossy = |word: &OsString| word.to_string_lossy().into_owned();
     Report {
         version: VERSION,
@@ -160,11 +169,7 @@ fn blank(options: &RunOptions) -> Report {
         exit: Exit { code: None, signal: None, status: FAILED },
         reason: Reason::SupervisorKilled,
         exec_error: None,
-        limits: Limits {
-            pids_max: options.pids_max,
-            timeout_ms: options.timeout.map(millis),
-            kill_grace_ms: millis(options.kill_grace),
-        },
+        limits: limits(options),
         pids_max: PidsMax { hits: None, place: None },
         wall_ns: 0,
         cpu: Cpu { user_ns: 0, system_ns: 0, class: Class::Unknown, note: None },

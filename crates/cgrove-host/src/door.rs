@@ -23,7 +23,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     UnixCredentials, bind, connect, recv, recvmsg, send, sendmsg, setsockopt, socket, sockopt,
 };
-use nix::sys::stat::{Mode, fchmodat, FchmodatFlags, fstat, umask};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, umask};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +75,6 @@ pub struct Reply(pub Result<Vec<u8>, i32>);
 /// A request at the door.
 pub(crate) struct Knock {
     pub(crate) request: Request,
-    pub(crate) uid: u32,
     reply: OwnedFd,
 }
 
@@ -117,8 +116,13 @@ impl Door {
         let bound = address(&folder, &fresh).and_then(|at| bind(socket.as_raw_fd(), &at));
         umask(mask);
         bound?;
-        fchmodat(&folder, fresh.as_str(), Mode::from_bits_truncate(0o600), FchmodatFlags::NoFollowSymlink)
-            .or_else(|errno| if errno == Errno::EOPNOTSUPP { Ok(()) } else { Err(errno) })?;
+        fchmodat(
+            &folder,
+            fresh.as_str(),
+            Mode::from_bits_truncate(0o600),
+            FchmodatFlags::NoFollowSymlink,
+        )
+        .or_else(|errno| if errno == Errno::EOPNOTSUPP { Ok(()) } else { Err(errno) })?;
         // Over what a run that was killed left behind.
         renameat(&folder, fresh.as_str(), &folder, file.as_str())?;
         Ok(Door { socket, folder, file })
@@ -138,16 +142,20 @@ impl Door {
                 match item {
                     ControlMessageOwned::ScmCredentials(who) => uid = Some(who.uid()),
                     ControlMessageOwned::ScmRights(fds) => {
-                        reply = fds.into_iter().map(sys::own).last();
+                        // All of them are ours now, and closed but for one.
+                        for fd in fds {
+                            reply = Some(sys::own(fd));
+                        }
                     }
                     _ => {}
                 }
             }
             message.bytes
         };
-        let uid = uid.filter(|&uid| uid == 0 || uid == geteuid().as_raw())?;
+        // Whoever may signal the run's processes may change its files.
+        uid.filter(|&uid| uid == 0 || uid == geteuid().as_raw())?;
         let request = serde_json::from_slice(buf.get(..len)?).ok()?;
-        Some(Knock { request, uid, reply: reply? })
+        Some(Knock { request, reply: reply? })
     }
 
     /// Both descriptors.

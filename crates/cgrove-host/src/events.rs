@@ -65,7 +65,8 @@ pub fn wait<'a>(sources: &Sources<'a>, timeout: PollTimeout) -> Result<Ready, Er
         Ok(_) => {}
         Err(errno) => return Err(errno),
     }
-    let [gate, signals, front, launch, door] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::all()));
+    let [gate, signals, front, launch, door] =
+        fds.map(|fd| fd.revents().unwrap_or(PollFlags::all()));
     let event = |revents: PollFlags, event| (!revents.is_empty()).then_some(event);
     let gate = if gate.contains(PollFlags::POLLIN) {
         Some(Event::Asked)

@@ -160,9 +160,18 @@ impl<'a> Supervisor<'a> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&mask, flags).map_err(setup)?;
         let scanner = Scanner::open(getpid().as_raw())?;
-        let ledger = Ledger::new(&options.name, options.pids_max, started).map_err(|e| {
+        let mut ledger = Ledger::new(&options.name, options.pids_max, started).map_err(|e| {
             HostError::new("cannot set up the group", e.name(), "check --name and --pids-max")
         })?;
+        for (file, value) in &options.set {
+            ledger.set("", file, value.as_bytes()).map_err(|errno| {
+                HostError::new(
+                    format_args!("cannot set {file} to {value}"),
+                    format_args!("{} ({errno:?})", errno.desc()),
+                    "see cgroup-v2.rst for its values; what is not enforced here has no files",
+                )
+            })?;
+        }
         let front_copy = front.try_clone_to_owned().map_err(|_| setup(Errno::EMFILE))?;
         check_spare_descriptors(front).map_err(setup)?;
 
@@ -176,7 +185,8 @@ impl<'a> Supervisor<'a> {
         }
         let environment = launch::environment(&options.name);
         let environment = environment.as_slice();
-        let launch = Launch { environment, argv: &argv, caller, gate: program.as_deref(), gate_or_nothing };
+        let launch =
+            Launch { environment, argv: &argv, caller, gate: program.as_deref(), gate_or_nothing };
         let (command, socket) = launch::start(&launch)?;
         // Not before the command exists: it stays in the caller's session. Cannot fail, for a fork
         // of the front leads no process group.
@@ -186,8 +196,13 @@ impl<'a> Supervisor<'a> {
             let _ = setsid();
         }
         // What the command was handed is its own to close: a reader waits for the last holder.
-        let mut kept =
-            vec![front.as_fd(), front_copy.as_fd(), signals.as_fd(), scanner.as_fd(), socket.as_fd()];
+        let mut kept = vec![
+            front.as_fd(),
+            front_copy.as_fd(),
+            signals.as_fd(),
+            scanner.as_fd(),
+            socket.as_fd(),
+        ];
         kept.extend(door.iter().flat_map(Door::fds));
         inherited::let_go(&kept);
         // Not before the command is on its way; a refusal costs nothing but the disguise.
@@ -502,12 +517,12 @@ impl<'a> Supervisor<'a> {
         // A few at a time: whoever waits at the gate comes first.
         for _ in 0..4 {
             let Some(knock) = self.door.as_ref().ok().and_then(Door::knock) else { return };
-            let result = self.serve(&knock.request, knock.uid);
+            let result = self.serve(&knock.request);
             knock.answer(result);
         }
     }
 
-    fn serve(&mut self, request: &Request, uid: u32) -> Result<Vec<u8>, Errno> {
+    fn serve(&mut self, request: &Request) -> Result<Vec<u8>, Errno> {
         // What is told is to be true now, and not when somebody last asked.
         match self.backend {
             Backend::Gate => drop(self.ledger.reconcile(&mut self.scanner)),
@@ -515,9 +530,9 @@ impl<'a> Supervisor<'a> {
         }
         match request {
             Request::List { path } => self.ledger.list(path),
-            Request::Get { path, file, offset } => self.ledger.get(path, file, *offset, uid),
+            Request::Get { path, file, offset } => self.ledger.get(path, file, *offset),
             Request::Set { path, file, value } => {
-                let killed = self.ledger.set(path, file, value, uid)?;
+                let killed = self.ledger.set(path, file, value)?;
                 if file == "pids.max" && !self.options.limits_tasks() {
                     self.late_limit = true;
                 }

@@ -178,9 +178,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         Sub::Tree { name } => Command::Live(Live::Tree(name)),
         Sub::Ls { path } => Command::Live(Live::Ls(path)),
         Sub::Get { path, file } => Command::Live(Live::Get(path, file)),
-        Sub::Set { path, file, value } => {
-            Command::Live(Live::Set(path, file, value.into_vec()))
-        }
+        Sub::Set { path, file, value } => Command::Live(Live::Set(path, file, value.into_vec())),
         Sub::Run(args) => Command::Run(Run {
             options: RunOptions {
                 command: args.command,
@@ -212,7 +210,8 @@ fn stop(error: clap::Error) -> Stop {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return Stop::Text(text),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             return Stop::Misuse(
-                "no subcommand: there are run, tree, ls, get, set and doctor; see `cgrove --help`".into(),
+                "no subcommand: there are run, tree, ls, get, set and doctor; see `cgrove --help`"
+                    .into(),
             );
         }
         ErrorKind::MissingRequiredArgument => {

@@ -43,7 +43,8 @@ pub fn live(what: Live) -> i32 {
 
 /// A run's name and the path below its cgroup.
 fn parts(path: &str) -> (&str, String) {
-    let (name, below) = path.trim_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));
+    let (name, below) =
+        path.trim_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));
     (name, below.to_owned())
 }
 
@@ -105,7 +106,9 @@ fn tree(name: &str) -> Result<String, HostError> {
 
 fn refused(verb: &str, path: &str, file: &str, errno: Errno) -> HostError {
     let advice = match errno {
-        Errno::ENOENT => "`cgrove ls` shows what there is; a controller that is not enforced has no files",
+        Errno::ENOENT => {
+            "`cgrove ls` shows what there is; a controller that is not enforced has no files"
+        }
         Errno::EINVAL | Errno::ERANGE | Errno::E2BIG => {
             "write a value that the file takes, see cgroup-v2.rst"
         }

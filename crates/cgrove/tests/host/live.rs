@@ -4,6 +4,8 @@ use std::process::{Command, Output};
 
 use cgrove_host::report::Class;
 
+use cgrove_testkit::watch;
+
 use crate::kit::{Place, kit, run};
 
 crate::tests![
@@ -15,6 +17,7 @@ crate::tests![
     a_killed_run_leaves_no_door,
     a_limit_that_comes_late_is_told,
     cgroup_kill_ends_the_run,
+    nobody_at_the_door_holds_a_run_up["perl"],
 ];
 
 fn cgrove(place: Place, args: &[&str]) -> Output {
@@ -40,15 +43,20 @@ fn refusal(output: &Output) -> String {
 fn a_run_is_looked_into_and_changed(place: Place) {
     for backend in ["gate", "reaper"] {
         let it = run(place).options(&["--set", "pids.max=50", "--backend", backend]);
-        let running = it.acts("load", 0).start();
+        let script = "ACTS sleep MARK & ACTS sleep MARK & echo ready; wait";
+        let running = it.script(script).start();
         running.said("ready");
         let name = running.mark.clone();
         let get = |file: &str| answer(place, &["get", &name, file]);
         assert_eq!(get("pids.max"), "50\n");
-        let current: u64 = get("pids.current").trim_end().parse().expect("a number");
-        assert!(current > 2, "{current}");
-        let listed = get("cgroup.procs").lines().count() as u64;
-        assert!(listed > 1 && listed <= current, "{listed} of {current}");
+        assert_eq!(get("pids.current"), "3\n");
+        let pids: Vec<i32> = get("cgroup.procs").lines().map(|pid| pid.parse().unwrap()).collect();
+        let mut there: Vec<i32> = watch::marked(&name).iter().map(|p| p.pid).collect();
+        there.retain(|pid| *pid != running.pid() && *pid != running.supervisor());
+        assert!(
+            pids.len() == 3 && pids.iter().all(|pid| there.contains(pid)),
+            "{pids:?} {there:?}"
+        );
         answer(place, &["set", &name, "pids.max", "10"]);
         assert_eq!(get("pids.max"), "10\n");
         let names = answer(place, &["ls", &name]);
@@ -65,8 +73,10 @@ fn a_run_is_looked_into_and_changed(place: Place) {
 
 fn a_command_reads_its_own_limits(place: Place) {
     let cgrove = kit().cgrove.display();
-    let script = format!("{cgrove} get \"$CGROVE\" pids.max; {cgrove} set $CGROVE pids.max 7; \
-        {cgrove} get $CGROVE pids.max; echo \"name $CGROVE\"; : MARK");
+    let script = format!(
+        "{cgrove} get \"$CGROVE\" pids.max; {cgrove} set $CGROVE pids.max 7; \
+        {cgrove} get $CGROVE pids.max; echo \"name $CGROVE\"; : MARK"
+    );
     let it = run(place).options(&["--pids-max", "20"]).script(&script);
     let name = it.mark.clone();
     let ended = it.end();
@@ -76,7 +86,8 @@ fn a_command_reads_its_own_limits(place: Place) {
 fn files_are_set_before_the_start(place: Place) {
     let options = ["--set", "pids.max=0x10", "--set", "cgroup.max.depth=3"];
     let cgrove = kit().cgrove.display();
-    let script = format!("{cgrove} get $CGROVE pids.max; {cgrove} get $CGROVE cgroup.max.depth; : MARK");
+    let script =
+        format!("{cgrove} get $CGROVE pids.max; {cgrove} get $CGROVE cgroup.max.depth; : MARK");
     let ended = run(place).options(&options).script(&script).end();
     assert_eq!(ended.out, "16\n3\n", "{ended:?}");
     assert_eq!(ended.report().limits.pids_max, Some(16));
@@ -156,4 +167,22 @@ fn cgroup_kill_ends_the_run(place: Place) {
     answer(place, &["set", &running.mark, "cgroup.kill", "1"]);
     let ended = running.end();
     assert_eq!(ended.status, 128 + libc::SIGKILL, "{ended:?}");
+}
+
+/// Junk, requests without a way to answer, and askers that never take their answer.
+fn nobody_at_the_door_holds_a_run_up(place: Place) {
+    // As the run's own user: from inside.
+    let cgrove = kit().cgrove.display();
+    let perl = r#"use Socket; use IO::Socket::UNIX;
+        my ($door) = glob(($ENV{XDG_RUNTIME_DIR} // "") . "/cgrove/$ENV{CGROVE}.run");
+        $door = "/tmp/cgrove-$</$ENV{CGROVE}.run" unless -S $door;
+        socket(my $s, AF_UNIX, SOCK_DGRAM, 0) or die;
+        my $sent = 0;
+        for my $junk ("", "x", "{}", "\xff" x 9000, "[" x 30000, "{\"Get\":{\"path\":\"\"}}") {
+            $sent++ if defined send($s, $junk, 0, sockaddr_un($door));
+        }
+        print "sent $sent\n";"#;
+    let script = format!("perl -e '{perl}'; {cgrove} get $CGROVE pids.max; : MARK");
+    let ended = run(place).options(&["--pids-max", "20"]).script(&script).end();
+    assert_eq!(ended.out, "sent 6\n20\n", "{ended:?}");
 }

@@ -23,7 +23,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     UnixCredentials, bind, connect, recv, recvmsg, send, sendmsg, setsockopt, socket, sockopt,
 };
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, umask};
+use nix::sys::stat::{Mode, fstat, umask};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use serde::{Deserialize, Serialize};
 
@@ -110,19 +110,17 @@ impl Door {
         setsockopt(&socket, sockopt::PassCred, &true)?;
         // Under a name of its own first, so that nobody finds it half made.
         let fresh = format!("{}.new", std::process::id());
-        let _ = unlinkat(&folder, fresh.as_str(), UnlinkatFlags::NoRemoveDir);
+        let at = address(&folder, &fresh)?;
         // bind(2) makes the file with this mask: 0600.
         let mask = umask(Mode::from_bits_truncate(0o177));
-        let bound = address(&folder, &fresh).and_then(|at| bind(socket.as_raw_fd(), &at));
+        let mut bound = bind(socket.as_raw_fd(), &at);
+        if bound == Err(Errno::EADDRINUSE) {
+            // Left by one that was killed right here and had our pid.
+            let _ = unlinkat(&folder, fresh.as_str(), UnlinkatFlags::NoRemoveDir);
+            bound = bind(socket.as_raw_fd(), &at);
+        }
         umask(mask);
         bound?;
-        fchmodat(
-            &folder,
-            fresh.as_str(),
-            Mode::from_bits_truncate(0o600),
-            FchmodatFlags::NoFollowSymlink,
-        )
-        .or_else(|errno| if errno == Errno::EOPNOTSUPP { Ok(()) } else { Err(errno) })?;
         // Over what a run that was killed left behind.
         renameat(&folder, fresh.as_str(), &folder, file.as_str())?;
         Ok(Door { socket, folder, file })

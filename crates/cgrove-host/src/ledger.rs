@@ -31,6 +31,7 @@
 
 mod files;
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,8 +78,8 @@ struct Unproven {
 /// One group of tasks in the core.
 pub struct Ledger {
     hierarchy: Hierarchy,
-    /// The hierarchy's interface files.
-    tree: Tree,
+    /// The hierarchy's interface files, made for the first who asks for them.
+    tree: OnceCell<Tree>,
     group: Arc<Cgroup>,
     /// The group's path, while it had one.
     path: String,
@@ -124,7 +125,7 @@ impl Ledger {
             pids.set_max(Limit::N(limit))?;
         }
         let mut ledger = Ledger {
-            tree: Tree::builder(hierarchy.clone()).build(),
+            tree: OnceCell::new(),
             hierarchy,
             path: group.path(),
             group,

@@ -4,11 +4,12 @@
 //! it cannot enforce it does not show: a file that takes a value and does nothing is worse than
 //! none, since programs look at what there is to find out what they can rely on.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cgrove_core::{Cgroup, Effect, Task, WriteError};
-use cgrove_files::{Caller, Cred, File, Node, OpenFlags, Tasks};
+use cgrove_core::{Cgroup, Effect, Hierarchy, Task, WriteError};
+use cgrove_files::{Caller, Cred, File, Node, OpenFlags, Tasks, Tree};
 use nix::errno::Errno;
 
 use super::{CoreErrno, Known, Ledger};
@@ -22,7 +23,7 @@ impl Ledger {
     /// The names in the directory of a cgroup, those of cgroups with a slash behind, a line each.
     pub fn list(&self, path: &str) -> Result<Vec<u8>, Errno> {
         let cgroup = self.below(path)?;
-        let entries = self.tree.readdir(&cgroup, &Cred::root()).map_err(errno)?;
+        let entries = self.tree().readdir(&cgroup, &Cred::root()).map_err(errno)?;
         let mut names = Vec::new();
         for entry in entries {
             if !NOT_ENFORCED.iter().any(|hidden| hidden.as_bytes() == entry.name) {
@@ -38,7 +39,7 @@ impl Ledger {
         let file = self.open(path, file, OpenFlags::READ)?;
         let cred = Cred::root();
         let caller = Caller { cred: &cred, tasks: &Names::of(&self.known) };
-        self.tree.read_at(&file, offset, CHUNK, caller, self.now()).map_err(errno)
+        self.tree().read_at(&file, offset, CHUNK, caller, self.now()).map_err(errno)
     }
 
     /// Writes a file. Returns whether tasks are to be killed for it.
@@ -47,7 +48,7 @@ impl Ledger {
         let file = self.open(path, file, OpenFlags::WRITE)?;
         let cred = Cred::root();
         let caller = Caller { cred: &cred, tasks: &Names::of(&self.known) };
-        let written = self.tree.write(&file, value, caller, &mut self.fx);
+        let written = made(&self.tree, &self.hierarchy).write(&file, value, caller, &mut self.fx);
         let done = match written {
             Ok(written) => written.without_help(&mut self.fx).map(drop).map_err(errno),
             Err(WriteError::Refused(refused)) => Err(errno(refused)),
@@ -67,15 +68,19 @@ impl Ledger {
         done.map(|()| kill)
     }
 
+    fn tree(&self) -> &Tree {
+        made(&self.tree, &self.hierarchy)
+    }
+
     fn open(&self, path: &str, file: &str, flags: OpenFlags) -> Result<File, Errno> {
         if NOT_ENFORCED.contains(&file) {
             return Err(Errno::ENOENT);
         }
         let cgroup = self.below(path)?;
         let cred = Cred::root();
-        match self.tree.lookup(&cgroup, file.as_bytes(), &cred).map_err(errno)? {
+        match self.tree().lookup(&cgroup, file.as_bytes(), &cred).map_err(errno)? {
             // An own name for a directory, such as `.`, is none for a file.
-            node @ Node::File(_) => self.tree.open(&node, flags, &cred).map_err(errno),
+            node @ Node::File(_) => self.tree().open(&node, flags, &cred).map_err(errno),
             Node::Dir(_) => Err(Errno::EISDIR),
         }
     }
@@ -87,13 +92,18 @@ impl Ledger {
             if name == ".." {
                 return Err(Errno::ENOENT);
             }
-            match self.tree.lookup(&at, name.as_bytes(), &Cred::root()).map_err(errno)? {
+            match self.tree().lookup(&at, name.as_bytes(), &Cred::root()).map_err(errno)? {
                 Node::Dir(cgroup) => at = cgroup,
                 Node::File(_) => return Err(Errno::ENOTDIR),
             }
         }
         Ok(at)
     }
+}
+
+/// Few runs are ever looked into, and each would pay for the tables.
+fn made<'t>(tree: &'t OnceCell<Tree>, hierarchy: &Hierarchy) -> &'t Tree {
+    tree.get_or_init(|| Tree::builder(hierarchy.clone()).build())
 }
 
 fn errno(core: CoreErrno) -> Errno {

@@ -124,8 +124,9 @@ fn record(kernel: &Kernel, check: bool) -> Result<bool, String> {
         let path = to.join(format!("{}.transcript", file.name));
         let text = transcript.print();
         if check {
-            if fs::read_to_string(&path).ok().as_deref() != Some(&text) {
-                println!("differs: {}", path.display());
+            let kept = fs::read_to_string(&path).unwrap_or_default();
+            if kept != text {
+                println!("differs: {}{}", path.display(), first_difference(&kept, &text));
                 good = false;
             }
         } else {
@@ -135,6 +136,23 @@ fn record(kernel: &Kernel, check: bool) -> Result<bool, String> {
         }
     }
     Ok(good)
+}
+
+/// Where two transcripts part, in words.
+fn first_difference(kept: &str, now: &str) -> String {
+    let mut case = "";
+    let mut step = "";
+    for (old, new) in kept.lines().zip(now.lines()) {
+        if let Some(name) = new.strip_prefix("case ") {
+            case = name;
+        } else if new.starts_with("  ") && !new.starts_with("    ") {
+            step = new.trim();
+        }
+        if old != new {
+            return format!(" at {case}: {step}: {} is now {}", old.trim(), new.trim());
+        }
+    }
+    String::new()
 }
 
 fn run(file: &Path, On::Kernel: On, kernel: &Kernel) -> Result<bool, String> {

@@ -40,6 +40,10 @@
 //! alloc TASK BYTES                  free TASK                     burn TASK MILLISECONDS
 //! ```
 //!
+//! Whatever may sleep in the kernel until something else happens (a write of `cgroup.subtree_control`
+//! or `cgroup.type` above a css that waits for a task held half-way) is to be done `by` a task, which
+//! is then `blocked` until `answer`. Done by the target's own first task it would hang the target.
+//!
 //! Words are bare (`cgroup.procs`, `+pids`) or quoted with the escapes `\n \t \0 \xNN \\ \" \$`.
 //! `$name` stands for the id of a task, bare or quoted. A quoted string may be repeated, `"x"*4096`,
 //! and quoted strings that touch are one word: `"x"*4096"\n"`.

@@ -19,7 +19,7 @@ use crate::wire::{self, Mode, PORT, Reply, Request};
 /// How long the kernel may take to come up. Emulation is slow, and the host may be busy.
 const BOOT: Duration = Duration::from_secs(180);
 /// How long any one line may take: longer than the guest's own longest wait.
-const LINE: Duration = Duration::from_secs(30);
+const LINE: Duration = Duration::from_secs(15);
 /// How many cases may be under way: enough to keep the guest busy, little enough to fit a socket's
 /// buffer, since both sides would otherwise wait for each other.
 const WINDOW: usize = 16;
@@ -288,10 +288,10 @@ impl Lab {
                 if verdict == Verdict::Hung {
                     self.machine = None;
                 }
-                again.extend(flying.drain(..));
+                again_first(&mut again, &mut flying);
             } else if matches!(verdict, Verdict::Broken(_)) {
                 self.machine = None;
-                again.extend(flying.drain(..));
+                again_first(&mut again, &mut flying);
             }
             seen(case, outcomes, verdict);
         }
@@ -311,6 +311,13 @@ impl Lab {
                 Err(_) => return Ok((outcomes, Verdict::Hung)),
             }
         }
+    }
+}
+
+/// Puts what was under way before what already waits to be played again: order is kept.
+fn again_first<'a>(again: &mut VecDeque<&'a Case>, flying: &mut VecDeque<&'a Case>) {
+    for case in flying.drain(..).rev() {
+        again.push_front(case);
     }
 }
 

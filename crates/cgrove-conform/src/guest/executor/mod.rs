@@ -11,17 +11,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, sched_yield, setns};
-use nix::sys::signal::{Signal as Sig, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sched::{CpuSet, sched_setaffinity, sched_yield};
 use nix::unistd::Pid;
 
-use super::files::{Files, ROOT, read_file, refused};
-use super::{actor, line, proc};
-use crate::case::{Act, Case, Outcome, Place, Signal, Step, Target, Text, Via};
-use crate::sys::{self, CloneOptions, Forked};
+use super::files::{Files, ROOT, read_file};
+use super::{line, proc};
+use crate::case::{Act, Case, Outcome, Step, Target, Text};
+use crate::sys;
 
 /// How long an actor may take for a step before it counts as blocked.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -29,6 +26,12 @@ const PATIENCE: Duration = Duration::from_millis(300);
 const WORK: Duration = Duration::from_secs(4);
 /// How long a death may take.
 const DEATH: Duration = Duration::from_millis(1500);
+
+mod birth;
+mod death;
+mod tidy;
+
+use tidy::{counts_the_dying, some_are_dying};
 
 /// A task of the case.
 struct Task {
@@ -180,201 +183,6 @@ impl Executor {
         );
     }
 
-    /// Whether a new task may have this name.
-    fn vacant(&self, name: &str) -> Result<(), Outcome> {
-        match self.tasks.get(name) {
-            Some(task) if !task.reaped && (task.id == task.process || self.lives(name)) => {
-                Err(Outcome::broken(format!("there is a task {name}")))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Has a task make another one.
-    fn made_by(&mut self, maker: &str, request: &str, name: &str, thread: bool) -> Outcome {
-        if !self.tasks.contains_key(maker) {
-            return Outcome::broken(format!("no task {maker}"));
-        }
-        let (line, theirs) = match line::pair() {
-            Ok(ends) => ends,
-            Err(errno) => return Outcome::broken(errno),
-        };
-        let child = Newborn { name: name.to_owned(), line, thread };
-        let outcome = answered(self.ask(maker, request, Some(&theirs), PATIENCE));
-        if outcome == Outcome::Blocked {
-            if let Some(owed) = self.tasks.get_mut(maker).and_then(|task| task.owed.as_mut()) {
-                owed.child = Some(child);
-            }
-            return outcome;
-        }
-        self.born(maker, child, outcome)
-    }
-
-    /// Takes up a task of which its maker has told the id.
-    fn born(&mut self, maker: &str, child: Newborn, told: Outcome) -> Outcome {
-        let Outcome::Said(word) = &told else {
-            return told;
-        };
-        let (Some(id), Some(maker)) = (
-            word.strip_prefix("id ").and_then(|id| id.parse().ok()).map(Pid::from_raw),
-            self.tasks.get(maker),
-        ) else {
-            return told;
-        };
-        let leader = maker.leader.clone();
-        if child.thread {
-            let process = maker.process;
-            self.add(&child.name, id, process, &leader, child.line, None);
-        } else {
-            self.add(&child.name, id, id, &child.name, child.line, Some(leader));
-        }
-        Outcome::Done
-    }
-
-    fn spawn(
-        &mut self,
-        step: &Step,
-        name: &str,
-        place: Option<&Place>,
-        via: Via,
-        holdable: bool,
-    ) -> Outcome {
-        if let Err(taken) = self.vacant(name) {
-            return taken;
-        }
-        if let Some(parent) = &step.by {
-            if via == Via::Procs || holdable {
-                return Outcome::broken("only the first task can do this");
-            }
-            let request = Step { by: None, ..step.clone() }.to_string();
-            return self.made_by(parent, &request, name, false);
-        }
-        let (ours, theirs) = match line::pair() {
-            Ok(ends) => ends,
-            Err(errno) => return Outcome::broken(errno),
-        };
-        let born = if via == Via::Procs { None } else { place };
-        let pid = match actor::spawn(&self.files, step.uid, born, holdable, theirs) {
-            Ok(pid) => pid,
-            Err(errno) => return refused(errno),
-        };
-        self.add(name, pid, pid, name, ours, None);
-        if holdable && let Err(errno) = self.hold(name, pid) {
-            return Outcome::broken(format!("cannot hold: {errno}"));
-        }
-        if let (Via::Procs, Some(Place::Path(path))) = (via, place) {
-            let act = Act::Write {
-                path: path.clone(),
-                file: Text::plain("cgroup.procs"),
-                text: Text::plain(pid.to_string()),
-            };
-            let moved = self.files.perform(step.uid, &act).unwrap_or(Outcome::Done);
-            if moved != Outcome::Done {
-                // It never was where it should have been: as if it had not been made.
-                let _ = kill(pid, Sig::SIGKILL);
-                let _ = waitpid(pid, None);
-                self.tasks.remove(name);
-                return moved;
-            }
-        }
-        Outcome::Done
-    }
-
-    /// Puts a process of ours into the pid namespace of `pid`, so that the exit of the latter waits
-    /// for us to reap the former.
-    fn hold(&mut self, name: &str, pid: Pid) -> Result<(), Errno> {
-        let own = open_namespace(Pid::this())?;
-        let theirs = open_namespace(pid)?;
-        setns(&theirs, CloneFlags::CLONE_NEWPID)?;
-        let forked = sys::clone_process(CloneOptions::default());
-        if let Ok(Forked::Child) = forked {
-            sys::close_from(3);
-            sys::pause();
-        }
-        setns(&own, CloneFlags::CLONE_NEWPID)?;
-        if let (Forked::Parent(helper), Some(task)) = (forked?, self.tasks.get_mut(name)) {
-            task.helper = Some(helper);
-        }
-        Ok(())
-    }
-
-    fn thread(&mut self, name: &str, of: &str) -> Outcome {
-        match self.vacant(name) {
-            Ok(()) => self.made_by(of, &format!("thread {name} of {of}"), name, true),
-            Err(taken) => taken,
-        }
-    }
-
-    fn exec(&mut self, name: &str) -> Outcome {
-        let outcome =
-            answered(self.ask(name, &format!("exec {name}"), None, Duration::from_secs(2)));
-        if outcome == Outcome::Done
-            && let Some(mut task) = self.tasks.remove(name)
-        {
-            // The caller is the only thread left, and has the leader's id now.
-            let leader = task.leader.clone();
-            let process = task.process;
-            self.tasks.retain(|_, other| {
-                other.process != process || other.leader != leader || other.id == process
-            });
-            task.id = process;
-            if let Some(old) = self.tasks.remove(&leader) {
-                task.parent = old.parent;
-                task.helper = old.helper;
-            }
-            self.names.insert(process.as_raw(), leader.clone());
-            self.tasks.insert(leader, task);
-        }
-        outcome
-    }
-
-    /// Waits until a process is dead, or parked half-way if it is one that can be held.
-    fn death(&self, task: &Task, bound: Duration) -> Outcome {
-        if let Some(helper) = task.helper {
-            return Outcome::said(if proc::wait_dead(helper, bound) {
-                "exiting"
-            } else {
-                "pending"
-            });
-        }
-        let dead = proc::wait_dead(task.process, bound);
-        self.settle();
-        if dead { Outcome::Done } else { Outcome::said("pending") }
-    }
-
-    fn exit(&mut self, name: &str, step: &Step) -> Outcome {
-        let Some(leader) = self.tasks.get(name).map(|task| task.leader.clone()) else {
-            return Outcome::broken(format!("no task {name}"));
-        };
-        let whole = matches!(step.act, Act::Exit { .. });
-        // A dead leader cannot end its process; any of its threads can.
-        let teller = if whole && self.threads(&leader).next().is_some() && !self.lives(name) {
-            self.threads(&leader).find(|thread| self.lives(thread)).map(str::to_owned)
-        } else {
-            Some(name.to_owned())
-        };
-        let Some(teller) = teller else {
-            return Outcome::said("gone");
-        };
-        let Some(task) = self.tasks.get(&teller) else {
-            return Outcome::broken("no task");
-        };
-        let number = self.next;
-        self.next += 1;
-        if line::send(&task.line, &format!("{number} {step}"), None).is_err() {
-            return Outcome::said("gone");
-        }
-        if whole {
-            let outcome = self.tasks.get(&leader).map(|task| self.death(task, PATIENCE));
-            return outcome.unwrap_or(Outcome::Done);
-        }
-        let gone = proc::wait_state(task.process, task.id, PATIENCE, |state| {
-            matches!(state, None | Some('Z' | 'X'))
-        });
-        self.settle();
-        if gone { Outcome::Done } else { Outcome::Blocked }
-    }
-
     fn threads<'a>(&'a self, leader: &'a str) -> impl Iterator<Item = &'a str> {
         self.tasks
             .iter()
@@ -386,70 +194,6 @@ impl Executor {
         self.tasks.get(name).is_some_and(|task| {
             !matches!(proc::state(task.process, task.id), None | Some('Z' | 'X'))
         })
-    }
-
-    fn kill(&mut self, name: &str, signal: Signal, nowait: bool) -> Outcome {
-        let Some(task) = self.tasks.get(name) else {
-            return Outcome::broken(format!("no task {name}"));
-        };
-        let number = match signal {
-            Signal::Kill => Sig::SIGKILL,
-            Signal::Term => Sig::SIGTERM,
-            Signal::Stop => Sig::SIGSTOP,
-            Signal::Cont => Sig::SIGCONT,
-        };
-        if let Err(errno) = kill(task.process, number) {
-            return refused(errno);
-        }
-        if nowait {
-            return Outcome::Done;
-        }
-        let state = |bound, good: fn(Option<char>) -> bool| {
-            if proc::wait_state(task.process, task.id, bound, good) {
-                Outcome::Done
-            } else {
-                Outcome::said("pending")
-            }
-        };
-        match signal {
-            Signal::Kill => self.death(task, DEATH),
-            Signal::Term => self.death(task, PATIENCE),
-            Signal::Stop => state(PATIENCE, |s| !matches!(s, Some('R' | 'S' | 'D'))),
-            Signal::Cont => state(PATIENCE, |s| s != Some('T')),
-        }
-    }
-
-    fn finish_exit(&mut self, name: &str) -> Outcome {
-        let Some(task) = self.tasks.get_mut(name) else {
-            return Outcome::broken(format!("no task {name}"));
-        };
-        let Some(helper) = task.helper else {
-            return Outcome::broken(format!("{name} is not holdable"));
-        };
-        if !matches!(waitpid(helper, Some(WaitPidFlag::WNOHANG)), Ok(status) if status.pid().is_some())
-        {
-            return Outcome::said("not exiting");
-        }
-        task.helper = None;
-        self.tasks.get(name).map_or(Outcome::Done, |task| self.death(task, DEATH))
-    }
-
-    fn reap(&mut self, name: &str) -> Outcome {
-        let Some(task) = self.tasks.get(name) else {
-            return Outcome::broken(format!("no task {name}"));
-        };
-        let pid = task.process;
-        let parent = task.parent.clone().filter(|parent| self.lives(parent));
-        let outcome = match parent {
-            Some(parent) => answered(self.ask(&parent, &format!("reap-id {pid}"), None, PATIENCE)),
-            None => actor::reap(pid),
-        };
-        self.settle();
-        let over = matches!(&outcome, Outcome::Said(word) if word != "not dead");
-        if let (true, Some(task)) = (over, self.tasks.get_mut(name)) {
-            task.reaped = true;
-        }
-        outcome
     }
 
     fn answer(&mut self, name: &str) -> Outcome {
@@ -541,50 +285,6 @@ impl Executor {
             .collect();
         lines.sort();
         Outcome::Text(lines.concat())
-    }
-
-    /// Ends and reaps everything, then empties the tree.
-    fn clean(&mut self) -> Result<(), String> {
-        self.files.clear();
-        self.opened.clear();
-        for task in self.tasks.values() {
-            // Gone already, perhaps.
-            let _ = kill(task.process, Sig::SIGKILL);
-            if let Some(helper) = task.helper {
-                let _ = kill(helper, Sig::SIGKILL);
-            }
-        }
-        self.tasks.clear();
-        self.names.clear();
-        while let Ok(_) | Err(Errno::EINTR) = waitpid(None, None) {}
-        if proc::cgroup(Pid::this(), Pid::this()).as_deref() != Some("/") {
-            // The case has moved us.
-            fs::write(Path::new(ROOT).join("cgroup.procs"), "0")
-                .map_err(|e| format!("cannot return to the root: {e}"))?;
-        }
-        remove_below(Path::new(ROOT))?;
-        let control = Path::new(ROOT).join("cgroup.subtree_control");
-        let on = read_file(&control).map_err(|e| format!("root control: {e}"))?;
-        if !on.trim().is_empty() {
-            let off: String = on.split_whitespace().map(|name| format!("-{name} ")).collect();
-            fs::write(&control, off).map_err(|e| format!("root control: {e}"))?;
-        }
-        for file in std::mem::take(&mut self.root_files) {
-            if matches!(file.as_str(), "cgroup.max.depth" | "cgroup.max.descendants") {
-                let _ = fs::write(Path::new(ROOT).join(file), "max");
-            }
-        }
-        Ok(())
-    }
-
-    fn remount(&mut self, options: &[String]) -> Result<(), String> {
-        if self.mounted != options {
-            let text = options.join(",");
-            mount(None::<&str>, ROOT, None::<&str>, MsFlags::MS_REMOUNT, Some(text.as_str()))
-                .map_err(|e| format!("remount with {text:?}: {e}"))?;
-            self.mounted = options.to_vec();
-        }
-        Ok(())
     }
 }
 
@@ -718,53 +418,10 @@ fn pin(one: bool) -> Result<(), Errno> {
     sched_setaffinity(Pid::from_raw(0), &cpus)
 }
 
-fn open_namespace(pid: Pid) -> Result<OwnedFd, Errno> {
-    fs::File::open(format!("/proc/{pid}/ns/pid"))
-        .map(OwnedFd::from)
-        .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
-}
-
 fn file_name(file: &Text) -> Option<String> {
     file.known().and_then(|bytes| String::from_utf8(bytes).ok())
 }
 
 fn is_root(path: &Text) -> bool {
     path.known().as_deref() == Some(b".")
-}
-
-/// Whether a step looks at the numbers of what is dying.
-fn counts_the_dying(act: &Act) -> bool {
-    match act {
-        Act::Read { file, .. }
-        | Act::Compare { file, .. }
-        | Act::WaitFor { file, .. }
-        | Act::Open { file, .. } => file_name(file).as_deref() == Some("cgroup.stat"),
-        _ => false,
-    }
-}
-
-fn some_are_dying(stat: &str) -> bool {
-    stat.lines().any(|line| line.starts_with("nr_dying_") && !line.ends_with(" 0"))
-}
-
-/// Removes all cgroups below one, deepest first.
-fn remove_below(at: &Path) -> Result<(), String> {
-    let Ok(entries) = fs::read_dir(at) else {
-        return Ok(());
-    };
-    for entry in entries.flatten() {
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        let path = entry.path();
-        remove_below(&path)?;
-        let end = Instant::now() + DEATH;
-        while let Err(e) = fs::remove_dir(&path) {
-            if e.kind() != std::io::ErrorKind::ResourceBusy || Instant::now() > end {
-                return Err(format!("cannot remove {}: {e}", path.display()));
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-    }
-    Ok(())
 }

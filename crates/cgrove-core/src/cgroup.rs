@@ -7,6 +7,7 @@
 //! and task that points at it is gone.
 
 use crate::controller::CssState;
+use crate::controller::cpu::{CpuTimes, CpuUsage};
 use crate::css::{Css, Flags};
 use crate::css_set::CssSet;
 use crate::event::EventFile;
@@ -104,6 +105,8 @@ pub struct Cgroup {
     /// fork compares it after it has linked the child: see `kill.rs`.
     pub(crate) kill_seq: AtomicU64,
     pub(crate) flags: AtomicU32,
+    /// CPU time used here and below, whether or not `cpu` is on.
+    pub(crate) usage: CpuUsage,
     pub(crate) tree: Ranked<Tree, CgroupTree>,
     pub(crate) set: Ranked<Set, CgroupSet>,
 }
@@ -179,6 +182,18 @@ impl Cgroup {
             path.push_str(" (deleted)");
         }
         path
+    }
+
+    /// Adds the CPU time that a task here has used, at every level.
+    pub fn charge_cpu(&self, used: CpuTimes) {
+        CpuUsage::charge(self.ancestors_and_self().map(|cgroup| &cgroup.usage), used);
+    }
+
+    /// The CPU time used here and below, removed cgroups included: the first
+    /// lines of `cpu.stat`.
+    #[must_use]
+    pub fn cpu_times(&self) -> CpuTimes {
+        self.usage.read()
     }
 
     /// The published css of the controller named `name`, dying ones included.

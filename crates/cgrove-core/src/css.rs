@@ -82,6 +82,8 @@ pub struct Css {
     pub(crate) parent: Option<CssRef>,
     pub(crate) refs: KillRef,
     flags: AtomicU32,
+    /// How often its files have been made. Written under the tree lock.
+    shows: AtomicU32,
     /// Populated css_sets whose effective css this is. Written under the set
     /// lock; read by the killer with the fence of `barrier.rs`.
     pub(crate) nr_populated_csets: AtomicUsize,
@@ -115,6 +117,7 @@ impl Css {
             parent,
             refs: KillRef::new(),
             flags: AtomicU32::new(0),
+            shows: AtomicU32::new(0),
             nr_populated_csets: AtomicUsize::new(0),
             nr_populated_children: AtomicUsize::new(0),
             nr_descendants: AtomicUsize::new(0),
@@ -174,6 +177,13 @@ impl Css {
         self.has(Flags::VISIBLE) && !self.is_dying()
     }
 
+    /// How often its interface files have been made: the files of another count
+    /// are other files, though of the same names.
+    #[must_use]
+    pub fn shows(&self) -> u32 {
+        self.shows.load(Ordering::Relaxed)
+    }
+
     /// Whether any task that is not dead pins this css or one below it.
     #[must_use]
     pub fn is_populated(&self) -> bool {
@@ -210,6 +220,9 @@ impl Css {
 
     /// Tree lock held by the caller.
     pub(crate) fn set(&self, flag: Flags) {
+        if flag.contains(Flags::VISIBLE) && !self.has(Flags::VISIBLE) {
+            self.shows.fetch_add(1, Ordering::Relaxed);
+        }
         self.flags.fetch_or(flag.bits(), Ordering::Relaxed);
     }
 

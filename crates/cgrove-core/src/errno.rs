@@ -32,15 +32,25 @@ pub enum Errno {
     EEXIST = 17,
     /// The cgroup is dead.
     ENODEV = 19,
+    /// Part of the path is a file.
+    ENOTDIR = 20,
+    /// The path is a directory.
+    EISDIR = 21,
     /// Malformed argument.
     EINVAL = 22,
-    /// No room: no CPU would be left to run on.
+    /// No room: no CPU would be left to run on, or too many extended attributes.
     ENOSPC = 28,
     /// A number outside the range.
     ERANGE = 34,
-    /// The name is longer than 255 bytes.
+    /// The name is longer than a path can be.
     ENAMETOOLONG = 36,
-    /// The cgroup's type does not allow it.
+    /// `..` cannot be removed.
+    ENOTEMPTY = 39,
+    /// There is no such extended attribute.
+    ENODATA = 61,
+    /// A number in a list does not fit its type.
+    EOVERFLOW = 75,
+    /// The cgroup's type, or the kind of attribute, does not allow it.
     EOPNOTSUPP = 95,
 }
 
@@ -66,10 +76,15 @@ impl Errno {
             Self::EBUSY => "EBUSY",
             Self::EEXIST => "EEXIST",
             Self::ENODEV => "ENODEV",
+            Self::ENOTDIR => "ENOTDIR",
+            Self::EISDIR => "EISDIR",
             Self::EINVAL => "EINVAL",
             Self::ENOSPC => "ENOSPC",
             Self::ERANGE => "ERANGE",
             Self::ENAMETOOLONG => "ENAMETOOLONG",
+            Self::ENOTEMPTY => "ENOTEMPTY",
+            Self::ENODATA => "ENODATA",
+            Self::EOVERFLOW => "EOVERFLOW",
             Self::EOPNOTSUPP => "EOPNOTSUPP",
         }
     }

@@ -6,6 +6,7 @@
 
 use crate::cgroup::{Cgroup, CgroupSet, CgroupTree};
 use crate::control::Traits;
+use crate::controller::cpu::CpuUsage;
 use crate::controller::{Controller, Hooks, NewCss};
 use crate::css::{Css, CssRef, Flags, SsBinding};
 use crate::effect::{Effect, Effects, Queue};
@@ -188,6 +189,7 @@ impl Cgroup {
                 .collect(),
             kill_seq: AtomicU64::new(0),
             flags: AtomicU32::new(0),
+            usage: CpuUsage::new(),
             tree: locks.tree.cell(CgroupTree {
                 max_depth: usize::MAX,
                 max_descendants: usize::MAX,

@@ -118,6 +118,12 @@ struct Resource {
 }
 
 impl MiscCss {
+    /// `misc.capacity`, as [`Misc::capacity`].
+    #[must_use]
+    pub fn capacity(&self) -> Vec<(&'static str, u64)> {
+        self.machine.lines(|index| self.machine.capacity(index)).filter(|line| line.1 > 0).collect()
+    }
+
     /// `misc.current`: by resource, those that are there or still charged.
     #[must_use]
     pub fn current(&self) -> Vec<(&'static str, u64)> {

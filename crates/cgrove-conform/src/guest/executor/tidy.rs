@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use super::super::files::{ROOT, read_file};
 use super::super::proc;
 use super::{DEATH, Executor, file_name};
-use crate::case::Act;
+use crate::case::{Act, Text};
 
 impl Executor {
     /// Ends and reaps everything, then empties the tree.
@@ -63,13 +63,16 @@ impl Executor {
 
 /// Whether a step looks at the numbers of what is dying.
 pub(super) fn counts_the_dying(act: &Act) -> bool {
-    match act {
-        Act::Read { file, .. }
-        | Act::Compare { file, .. }
-        | Act::WaitFor { file, .. }
-        | Act::Open { file, .. } => file_name(file).as_deref() == Some("cgroup.stat"),
-        _ => false,
-    }
+    let dying = |key: &Text| key.known().is_some_and(|key| key.starts_with(b"nr_dying_"));
+    let (file, counts) = match act {
+        Act::Read { file, keys, .. } => (file, keys.is_empty() || keys.iter().any(dying)),
+        Act::Compare { file, key, .. } | Act::WaitFor { file, key, .. } => {
+            (file, key.as_ref().is_none_or(dying))
+        }
+        Act::Open { file, .. } => (file, true),
+        _ => return false,
+    };
+    counts && file_name(file).as_deref() == Some("cgroup.stat")
 }
 
 pub(super) fn some_are_dying(stat: &str) -> bool {

@@ -7,7 +7,9 @@
 pub mod case;
 pub mod guest;
 pub mod lang;
+pub mod model;
 pub mod record;
+pub mod replay;
 pub mod sys;
 pub mod transcript;
 pub mod vm;

@@ -334,7 +334,7 @@ fn watched(watch: &Inotify) -> Result<Outcome, Errno> {
     Ok(Outcome::said(if words.is_empty() { "quiet".to_owned() } else { words.join(" ") }))
 }
 
-fn only(text: &str, keys: &[Text]) -> String {
+pub(crate) fn only(text: &str, keys: &[Text]) -> String {
     if keys.is_empty() {
         return text.to_owned();
     }
@@ -348,7 +348,7 @@ fn only(text: &str, keys: &[Text]) -> String {
 }
 
 /// The text with each number's digits replaced, if the number is a value and not part of a name.
-fn shape(text: &str) -> String {
+pub(crate) fn shape(text: &str) -> String {
     let mut out = String::new();
     let mut before = ' ';
     let mut inside = false;
@@ -369,7 +369,7 @@ fn shape(text: &str) -> String {
 }
 
 /// What stands after a key, or the whole text without its last newline.
-fn value_of(text: &str, key: Option<&Text>) -> Option<String> {
+pub(crate) fn value_of(text: &str, key: Option<&Text>) -> Option<String> {
     match key {
         None => Some(text.trim_end_matches('\n').to_owned()),
         Some(key) => {

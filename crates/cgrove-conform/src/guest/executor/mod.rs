@@ -418,10 +418,10 @@ fn pin(one: bool) -> Result<(), Errno> {
     sched_setaffinity(Pid::from_raw(0), &cpus)
 }
 
-fn file_name(file: &Text) -> Option<String> {
+pub(crate) fn file_name(file: &Text) -> Option<String> {
     file.known().and_then(|bytes| String::from_utf8(bytes).ok())
 }
 
-fn is_root(path: &Text) -> bool {
+pub(crate) fn is_root(path: &Text) -> bool {
     path.known().as_deref() == Some(b".")
 }

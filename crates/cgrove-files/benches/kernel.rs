@@ -1,6 +1,10 @@
-//! The core beside the kernel's own cgroup2, operation by operation.
+//! The tree beside the kernel's own cgroup2, operation by operation.
 //!
-//!     cargo bench -p cgrove-core --bench kernel
+//!     cargo bench -p cgrove-files --bench kernel
+//!
+//! Ours is what a front end would call: names looked up, credentials checked,
+//! text parsed and printed. What a mount adds on top, a system call above all,
+//! is in the kernel's column alone.
 //!
 //! Both sides take turns, round by round, and the medians of the rounds are
 //! printed with their ratio: what one machine does at one time can be compared,
@@ -10,7 +14,11 @@
 //! away again. The goal is 20 times the kernel's rate for mkdir+rmdir and for a
 //! move.
 
+use cgrove_core::controller::pids::Pids;
 use cgrove_core::*;
+use cgrove_files::{Caller, Cred, File, Node, OpenFlags, Tasks, Tree};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::hint::black_box;
@@ -27,7 +35,7 @@ fn main() {
         println!("the kernel's column is empty: {why}");
     }
     let mut kernel = kernel.ok();
-    println!("{:<44}{:>12}{:>12}{:>8}", "operation", "core", "kernel", "ratio");
+    println!("{:<44}{:>12}{:>12}{:>8}", "operation", "cgrove", "kernel", "ratio");
     mkdir_rmdir(kernel.as_mut());
     move_process(kernel.as_mut());
     read_procs(kernel.as_mut());
@@ -44,6 +52,66 @@ fn fx() -> Effects {
 
 fn pids() -> Hierarchy {
     Hierarchy::builder().controller(Arc::new(Pids::new())).build(Time(0))
+}
+
+/// A tree without controllers, and who is in it.
+struct Ours {
+    tree: Tree,
+    cred: Cred,
+    tasks: Processes,
+}
+
+#[derive(Default)]
+struct Processes(RefCell<HashMap<u32, Arc<Task>>>);
+
+impl Tasks for Processes {
+    fn find(&self, pid: u32) -> Option<Arc<Task>> {
+        self.0.borrow().get(&pid).cloned()
+    }
+
+    fn pid(&self, task: &Arc<Task>) -> Option<u32> {
+        u32::try_from(task.id().0).ok()
+    }
+}
+
+impl Ours {
+    fn new() -> Self {
+        let tree = Tree::builder(Hierarchy::builder().build(Time(0))).build();
+        Self { tree, cred: Cred::root(), tasks: Processes::default() }
+    }
+
+    fn mkdir(&self, name: &str) -> Arc<Cgroup> {
+        let root = self.tree.hierarchy().root();
+        self.tree.mkdir(root, name.as_bytes(), 0o755, &self.cred, &mut fx()).unwrap()
+    }
+
+    fn spawn(&self, cgroup: &Arc<Cgroup>, pid: u32) {
+        let h = self.tree.hierarchy();
+        let task = h.adopt(cgroup, TaskId(u64::from(pid)), Membership::Process, &mut fx()).unwrap();
+        self.tasks.0.borrow_mut().insert(pid, task);
+    }
+
+    fn open(&self, path: &str, flags: OpenFlags) -> File {
+        let node: Node = self.tree.walk(path.as_bytes(), &self.cred).unwrap();
+        self.tree.open(&node, flags, &self.cred).unwrap()
+    }
+
+    fn caller(&self) -> Caller<'_> {
+        Caller { cred: &self.cred, tasks: &self.tasks }
+    }
+
+    fn read(&self, path: &str) -> Vec<u8> {
+        let file = self.open(path, OpenFlags::READ);
+        self.tree.read(&file, 1 << 20, self.caller(), Time(0)).unwrap()
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let file = self.open(path, OpenFlags::WRITE);
+        let mut fx = fx();
+        let written = self.tree.write(&file, text.as_bytes(), self.caller(), &mut fx).unwrap();
+        written.without_help(&mut fx).unwrap();
+        let _ = black_box(fx);
+    }
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -133,13 +201,13 @@ impl Drop for Kernel {
 }
 
 fn mkdir_rmdir(kernel: Option<&mut Kernel>) {
-    let h = Hierarchy::builder().build(Time(0));
+    let it = Ours::new();
+    let h = it.tree.hierarchy();
     let ours = || {
         each(2000, || {
+            drop(it.mkdir("job"));
             let mut fx = fx();
-            let cgroup = h.create(h.root(), "job", &mut fx).unwrap();
-            h.remove(&cgroup, &mut fx).unwrap();
-            drop(cgroup);
+            it.tree.rmdir(h.root(), b"job", &it.cred, &mut fx).unwrap();
             h.pump(&mut fx);
         })
     };
@@ -156,18 +224,14 @@ fn mkdir_rmdir(kernel: Option<&mut Kernel>) {
 }
 
 fn move_process(kernel: Option<&mut Kernel>) {
-    let h = Hierarchy::builder().build(Time(0));
-    let mut fx = fx();
-    let both = ["a", "b"].map(|name| h.create(h.root(), name, &mut fx).unwrap());
-    let task = h.adopt(&both[0], TaskId(1), Membership::Process, &mut fx).unwrap();
+    let it = Ours::new();
+    it.spawn(&it.mkdir("a"), 1234);
+    it.mkdir("b");
     let mut turn = 0;
     let ours = || {
         each(2000, || {
             turn ^= 1;
-            let mut fx = Effects::at(Time(0));
-            let who = || Ok(task.clone());
-            h.attach(&both[turn], Scope::Process, who, &Opener::ROOT, &mut fx).unwrap();
-            let _ = black_box(fx);
+            it.write(["a/cgroup.procs", "b/cgroup.procs"][turn], "1234");
         })
     };
     let Some(kernel) = kernel else {
@@ -188,22 +252,11 @@ fn move_process(kernel: Option<&mut Kernel>) {
 }
 
 fn read_procs(kernel: Option<&mut Kernel>) {
-    const MEMBERS: u64 = 1000;
-    let h = Hierarchy::builder().build(Time(0));
-    let mut fx = fx();
-    let cgroup = h.create(h.root(), "a", &mut fx).unwrap();
-    for id in 1..=MEMBERS {
-        h.adopt(&cgroup, TaskId(id), Membership::Process, &mut fx).unwrap();
-    }
-    let ours = || {
-        each(50, || {
-            let mut text = String::new();
-            for task in h.procs(&cgroup).unwrap() {
-                let _ = writeln!(text, "{}", task.id().0);
-            }
-            let _ = black_box(text);
-        })
-    };
+    const MEMBERS: u32 = 1000;
+    let it = Ours::new();
+    let cgroup = it.mkdir("a");
+    (0..MEMBERS).for_each(|n| it.spawn(&cgroup, 10_000 + n));
+    let ours = || each(50, || drop(black_box(it.read("a/cgroup.procs"))));
     let what = "read cgroup.procs of 1,000 processes";
     let Some(kernel) = kernel else {
         row(what, ours, None::<fn() -> Duration>);
@@ -219,19 +272,9 @@ fn read_procs(kernel: Option<&mut Kernel>) {
 }
 
 fn read_events(kernel: Option<&mut Kernel>) {
-    let h = Hierarchy::builder().build(Time(0));
-    let cgroup = h.create(h.root(), "a", &mut fx()).unwrap();
-    let ours = || {
-        each(2000, || {
-            let events = h.events(&cgroup);
-            let text = format!(
-                "populated {}\nfrozen {}\n",
-                u8::from(events.populated),
-                u8::from(events.frozen)
-            );
-            let _ = black_box(text);
-        })
-    };
+    let it = Ours::new();
+    it.mkdir("a");
+    let ours = || each(2000, || drop(black_box(it.read("a/cgroup.events"))));
     let Some(kernel) = kernel else {
         row("read cgroup.events", ours, None::<fn() -> Duration>);
         return;
@@ -268,8 +311,12 @@ fn switch_on_and_off() {
         h.pump(&mut fx);
         off.push(start.elapsed());
     }
-    row("+pids, 1,000 children, 10,000 tasks", || median(on.clone()), None::<fn() -> Duration>);
-    row("-pids, the same", || median(off.clone()), None::<fn() -> Duration>);
+    row(
+        "+pids, 1,000 children, 10,000 tasks (core)",
+        || median(on.clone()),
+        None::<fn() -> Duration>,
+    );
+    row("-pids, the same (core)", || median(off.clone()), None::<fn() -> Duration>);
 }
 
 fn freeze_and_kill() {
@@ -295,7 +342,7 @@ fn freeze_and_kill() {
             }
         })
     };
-    row("freeze and thaw 1,000 tasks (ledger)", freeze, None::<fn() -> Duration>);
+    row("freeze and thaw 1,000 tasks (core)", freeze, None::<fn() -> Duration>);
     let kill = || {
         each(10, || {
             let mut fx = Effects::at(Time(0));
@@ -303,7 +350,7 @@ fn freeze_and_kill() {
             let _ = black_box(fx);
         })
     };
-    row("kill 1,000 tasks (ledger)", kill, None::<fn() -> Duration>);
+    row("kill 1,000 tasks (core)", kill, None::<fn() -> Duration>);
 }
 
 /// Cost must stay linear: ten times the cgroups, ten times the time.

@@ -273,7 +273,7 @@ impl Tree {
     #[must_use]
     pub fn stat(&self, node: &Node) -> Stat {
         let links = match node {
-            Node::Dir(cgroup) => 2 + self.hierarchy.children(cgroup).len(),
+            Node::Dir(cgroup) => 2 + self.hierarchy.nr_children(cgroup),
             Node::File(_) => 1,
         };
         Stat { is_dir: node.is_dir(), attrs: self.attrs_of(node), links }

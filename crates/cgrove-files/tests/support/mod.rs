@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod entry;
+
 use cgrove_core::controller::hugetlb::HugePageSize;
 use cgrove_core::controller::id_mask::IdMask;
 use cgrove_core::controller::registry::Standard;

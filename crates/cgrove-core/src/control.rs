@@ -136,6 +136,25 @@ impl Hierarchy {
         disable: SsMask,
         fx: &mut Effects,
     ) -> Result<(), WriteError> {
+        self.write_subtree_control_unless(cgroup, enable, disable, &|_, _| false, fx)
+    }
+
+    /// As [`write_subtree_control`](Self::write_subtree_control), for an embedder
+    /// whose controllers have files in the directories of cgroups:
+    /// `is_file(controller, name)` says which. It is asked with the tree locked
+    /// and must not call back.
+    ///
+    /// # Errors
+    /// The same, and EEXIST where a cgroup below a child has the name of a file
+    /// that would appear beside it: before any task has moved.
+    pub fn write_subtree_control_unless(
+        &self,
+        cgroup: &Arc<Cgroup>,
+        enable: SsMask,
+        disable: SsMask,
+        is_file: &dyn Fn(&str, &str) -> bool,
+        fx: &mut Effects,
+    ) -> Result<(), WriteError> {
         let inner = &*self.inner;
         let tree = &mut inner.tree_lock.lock();
         if cgroup.is_dead() {
@@ -150,7 +169,7 @@ impl Hierarchy {
         let mut change = inner.begin(cgroup, tree);
         let own = cgroup.tree.get_mut(tree);
         own.subtree_control = (own.subtree_control | enable) - disable;
-        inner.apply(&mut change, tree, fx);
+        inner.apply_unless(&mut change, is_file, tree, fx);
         Ok(inner.finalize(change, tree, fx)?)
     }
 }
@@ -269,9 +288,19 @@ impl Inner {
 
     /// Makes the subtree what its masks now say (`cgroup_apply_control`).
     pub(crate) fn apply(&self, change: &mut Change, tree: &mut TreeGuard<'_>, fx: &mut Effects) {
+        self.apply_unless(change, &|_, _| false, tree, fx);
+    }
+
+    fn apply_unless(
+        &self,
+        change: &mut Change,
+        is_file: &dyn Fn(&str, &str) -> bool,
+        tree: &mut TreeGuard<'_>,
+        fx: &mut Effects,
+    ) {
         self.propagate(&change.subtree, tree);
         change.result = (change.subtree.iter())
-            .try_for_each(|cgroup| self.enable(cgroup, tree, fx))
+            .try_for_each(|cgroup| self.enable(cgroup, is_file, tree, fx))
             .and_then(|()| self.update_csses(&change.subtree[1..], tree, fx));
     }
 
@@ -308,10 +337,12 @@ impl Inner {
     }
 
     /// Makes the csses that a cgroup lacks, and shows those that are to be seen
-    /// (`cgroup_apply_control_enable`).
+    /// (`cgroup_apply_control_enable`). Files that appear must not be called what
+    /// a cgroup beside them is (`css_populate_dir`).
     pub(crate) fn enable(
         &self,
         cgroup: &Arc<Cgroup>,
+        is_file: &dyn Fn(&str, &str) -> bool,
         tree: &mut TreeGuard<'_>,
         fx: &mut Effects,
     ) -> Result<(), Errno> {
@@ -322,7 +353,11 @@ impl Inner {
                 None => self.css_create(cgroup, ssid, tree, fx)?,
             };
             invariant!(!css.is_dying(), "enabling a css that is dying: it was not drained");
-            if self.visible(cgroup, ssid, tree) {
+            if self.visible(cgroup, ssid, tree) && !css.has(Flags::VISIBLE) {
+                let controller = self.controllers[ssid].name();
+                if cgroup.tree.get(tree).children.keys().any(|name| is_file(controller, name)) {
+                    return Err(Errno::EEXIST);
+                }
                 css.set(Flags::VISIBLE);
             }
         }

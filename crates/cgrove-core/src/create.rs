@@ -62,7 +62,7 @@ impl Hierarchy {
 
         let cgroup = inner.link_cgroup(parent, name, fx, &mut tree);
         inner.propagate(core::slice::from_ref(&cgroup), &mut tree);
-        if let Err(errno) = inner.enable(&cgroup, &mut tree, fx) {
+        if let Err(errno) = inner.enable(&cgroup, &|_, _| false, &mut tree, fx) {
             inner.destroy_locked(&cgroup, &mut tree, fx);
             return Err(errno);
         }

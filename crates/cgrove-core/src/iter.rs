@@ -43,6 +43,12 @@ impl Hierarchy {
         Ok(leaders)
     }
 
+    /// How many live children `cgroup` has.
+    #[must_use]
+    pub fn nr_children(&self, cgroup: &Cgroup) -> usize {
+        cgroup.tree.get(&self.inner.tree_lock.lock()).children.len()
+    }
+
     /// The live children of `cgroup`, by name.
     #[must_use]
     pub fn children(&self, cgroup: &Cgroup) -> Vec<Arc<Cgroup>> {

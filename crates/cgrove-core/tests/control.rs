@@ -322,3 +322,30 @@ fn a_removed_css_takes_no_writes() {
     assert_eq!(pids.set_max(Limit::N(PID_MAX_LIMIT + 1)), Err(Errno::ENODEV), "before all else");
     assert_eq!(pids.max(), Limit::Max);
 }
+
+/// A cgroup may be called what a controller's file is, until the file is to be
+/// there.
+#[test]
+fn a_file_that_would_have_a_cgroups_name_keeps_its_controller_off() {
+    let mut t = Tree::new();
+    let a = t.top("a");
+    let b = t.mkdir(&a, "memory.max");
+    let root = t.h.root().clone();
+    let on = t.h.mask(&["pids", "memory"]).unwrap();
+    let is_file = |controller: &str, name: &str| (controller, name) == ("memory", "memory.max");
+    let write = |t: &mut Tree| {
+        let (h, none) = (t.h.clone(), SsMask::NONE);
+        let written = h.write_subtree_control_unless(&root, on, none, &is_file, &mut t.fx);
+        written.map_err(|error| error.errno())
+    };
+    assert_eq!(write(&mut t), Err(Some(Errno::EEXIST)));
+    assert_eq!(t.control(&root), [""; 0]);
+    t.pump();
+    assert!(a.css("pids").is_none(), "the one that could have been is taken down again");
+    t.rmdir(&b).unwrap();
+    let first = write(&mut t);
+    assert_eq!(first, Ok(()));
+    let shows = a.css("memory").unwrap().shows();
+    assert_eq!(write(&mut t), Ok(()), "on already");
+    assert_eq!(a.css("memory").unwrap().shows(), shows);
+}

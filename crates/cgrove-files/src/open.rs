@@ -118,11 +118,12 @@ pub struct File {
 struct State {
     /// Where reads and writes that name no place are.
     position: u64,
-    /// What was made and not yet handed out.
-    rest: Vec<u8>,
+    /// What was made, and how much of it has been handed out.
+    content: Vec<u8>,
+    handed_out: usize,
     /// Whether it was made.
     shown: bool,
-    /// Where in the content `rest` begins.
+    /// Where a reader that goes on will read.
     read_position: u64,
     /// The last event that the content was made after.
     seen: u64,
@@ -178,7 +179,7 @@ impl File {
         let (cgroup, open) = (self.node.cgroup(), &mut state.open);
         let mut text = String::new();
         read(&mut Reading { tree, cgroup, caller, now, tag: def.tag, open }, &mut text)?;
-        state.rest = text.into_bytes();
+        state.content = text.into_bytes();
         state.shown = true;
         Ok(())
     }
@@ -199,7 +200,8 @@ impl File {
             return Ok(Vec::new());
         }
         if offset == 0 || offset != state.read_position {
-            state.rest.clear();
+            state.content = Vec::new();
+            state.handed_out = 0;
             state.shown = false;
             state.read_position = 0;
         }
@@ -208,12 +210,14 @@ impl File {
                 return Err(Errno::ENODEV);
             }
             self.make(state, tree, caller, now)?;
-            let skip = usize::try_from(offset).unwrap_or(usize::MAX).min(state.rest.len());
-            state.rest.drain(..skip);
-        } else if state.rest.is_empty() && !self.node.is_live() {
+            state.handed_out =
+                usize::try_from(offset).unwrap_or(usize::MAX).min(state.content.len());
+        } else if state.handed_out == state.content.len() && !self.node.is_live() {
             return Err(Errno::ENODEV);
         }
-        let piece: Vec<u8> = state.rest.drain(..size.min(state.rest.len())).collect();
+        let rest = &state.content[state.handed_out..];
+        let piece: Vec<u8> = rest[..size.min(rest.len())].into();
+        state.handed_out += piece.len();
         state.read_position = offset.saturating_add(piece.len() as u64);
         Ok(piece)
     }

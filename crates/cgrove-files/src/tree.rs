@@ -12,7 +12,7 @@ use crate::lock::Lock;
 use crate::node::{Entry, FileNode, Node, Stat};
 use crate::open::{File, OpenFlags, Opens};
 use crate::options::MountOptions;
-use crate::table::{FileDef, Table, Written};
+use crate::table::{FileDef, Place, Table, Written};
 use crate::xattr::{self, XattrMode};
 use crate::{name, tables};
 use alloc::borrow::Cow;
@@ -273,7 +273,7 @@ impl Tree {
     #[must_use]
     pub fn stat(&self, node: &Node) -> Stat {
         let links = match node {
-            Node::Dir(cgroup) => 2 + self.hierarchy.children(cgroup).len(),
+            Node::Dir(cgroup) => 2 + self.hierarchy.nr_children(cgroup),
             Node::File(_) => 1,
         };
         Stat { is_dir: node.is_dir(), attrs: self.attrs_of(node), links }
@@ -557,9 +557,6 @@ impl Tree {
 
     /// Writes `cgroup.subtree_control`: the files that appear below belong to
     /// the writer.
-    ///
-    /// A cgroup of the name of a file that would appear makes the write fail
-    /// with EEXIST, as in Linux, once everything else was found good.
     pub(crate) fn write_subtree_control(
         &self,
         cgroup: &Arc<Cgroup>,
@@ -571,26 +568,27 @@ impl Tree {
         let h = &self.hierarchy;
         let _one = self.changes.lock();
         let before = h.subtree_control(cgroup);
-        let asked = enable - before;
-        let children =
-            if asked.is_empty() && disable.is_empty() { Vec::new() } else { h.children(cgroup) };
-        let taken = children.iter().any(|child| self.takes_a_name(child, asked));
-        // Linux finds out before it switches anything off.
-        let disable = if taken { SsMask::NONE } else { disable };
-        h.write_subtree_control(cgroup, enable, disable, fx)?;
-        if taken {
-            h.write_subtree_control(cgroup, SsMask::NONE, asked, fx)?;
-        }
-        let new: Vec<&str> = h.names(h.subtree_control(cgroup) - before).collect();
-        for child in &children {
-            let attrs = self.dir_attrs(child);
-            for css in new.iter().filter_map(|name| child.css(name)) {
-                let batch = Batch::Css(css.id(), css.shows());
-                self.store.shown(child.id(), batch, cred, &attrs);
+        // A cgroup can have the name of a file that is not there yet.
+        let is_file = |controller: &str, name: &str| {
+            let entry = self.by_name.get(name).map(|index| &self.entries[*index]);
+            entry.is_some_and(|entry| {
+                entry.owner == Some(controller) && entry.def.place != Place::RootOnly
+            })
+        };
+        let written = h.write_subtree_control_unless(cgroup, enable, disable, &is_file, fx);
+        let after = h.subtree_control(cgroup);
+        if before != after {
+            let new: Vec<&str> = h.names(after - before).collect();
+            for child in h.children(cgroup) {
+                let attrs = self.dir_attrs(&child);
+                for css in new.iter().filter_map(|name| child.css(name)) {
+                    let batch = Batch::Css(css.id(), css.shows());
+                    self.store.shown(child.id(), batch, cred, &attrs);
+                }
+                self.tidy(&child);
             }
-            self.tidy(child);
         }
-        if taken { Err(Errno::EEXIST.into()) } else { Ok(()) }
+        written
     }
 
     /// Writes `threaded` to `cgroup.type`.
@@ -603,23 +601,6 @@ impl Tree {
         self.hierarchy.make_threaded(cgroup, fx)?;
         self.tidy(cgroup);
         Ok(())
-    }
-
-    /// Whether a cgroup below `cgroup` has the name of a file of these
-    /// controllers.
-    fn takes_a_name(&self, cgroup: &Arc<Cgroup>, controllers: SsMask) -> bool {
-        if controllers.is_empty() {
-            return false;
-        }
-        let taken = |child: &Arc<Cgroup>| {
-            let entry = self.by_name.get(child.name()).map(|index| &self.entries[*index]);
-            entry.is_some_and(|entry| {
-                let owner = entry.owner.and_then(|owner| self.hierarchy.ssid(owner));
-                owner.is_some_and(|ssid| controllers.contains(ssid))
-                    && entry.def.place.includes(cgroup)
-            })
-        };
-        self.hierarchy.children(cgroup).iter().any(taken)
     }
 
     /// Forgets what was kept of files that are gone.

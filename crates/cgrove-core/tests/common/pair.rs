@@ -372,7 +372,7 @@ impl<'c> Pair<'c> {
         if self.cgroups.len() == MOST_CGROUPS {
             return Ok(());
         }
-        let long = "x".repeat(254 + usize::from(name % 3));
+        let long = "x".repeat(4094 + usize::from(name % 3));
         let name = match usize::from(name) {
             0..6 => BAD_NAMES[usize::from(name)],
             6..9 => &long,

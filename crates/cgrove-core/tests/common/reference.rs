@@ -401,7 +401,7 @@ impl Reference {
     }
 
     fn may_create(&self, parent: Cg, name: &str) -> Result<(), Errno> {
-        if name.len() > 255 {
+        if name.len() > 4095 {
             return Err(Errno::ENAMETOOLONG);
         }
         if name.is_empty() || name.contains('/') {

@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use cgrove_conform::case::{self, Target};
+use cgrove_conform::model::target::CoreTarget;
+use cgrove_conform::random;
 use cgrove_conform::record::{self, CaseFile};
-use cgrove_conform::transcript::Transcript;
+use cgrove_conform::replay::{self, folder};
+use cgrove_conform::transcript::{Played, Transcript};
 use cgrove_conform::vm::kernel;
 use cgrove_conform::vm::machine::Lab;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -39,6 +43,19 @@ enum Do {
         #[command(flatten)]
         kernel: Kernel,
     },
+    /// Replays all transcripts against the core and prints one line
+    Summary,
+    /// Compares random sequences on a kernel and on the core
+    Random {
+        /// Which sequences
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// How many
+        #[arg(long, default_value_t = 1000)]
+        sequences: u64,
+        #[command(flatten)]
+        kernel: Kernel,
+    },
     /// Fetches a kernel and prints where it is
     Fetch {
         #[command(flatten)]
@@ -50,6 +67,8 @@ enum Do {
 enum On {
     /// A Linux kernel in a virtual machine
     Kernel,
+    /// cgrove's own core, with simulated processes
+    Core,
 }
 
 #[derive(Args)]
@@ -78,6 +97,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Do::Record { kernel, check } => record(&kernel, check),
         Do::Run { file, target, kernel } => run(&file, target, &kernel),
+        Do::Summary => summary(),
+        Do::Random { seed, sequences, kernel } => random(seed, sequences, &kernel),
         Do::Fetch { kernel } => kernel.image().map(|path| {
             println!("{}", path.display());
             true
@@ -91,10 +112,6 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
 fn play(image: &Path, files: &[CaseFile]) -> Result<(Vec<Transcript>, record::Recorded), String> {
@@ -155,11 +172,71 @@ fn first_difference(kept: &str, now: &str) -> String {
     String::new()
 }
 
-fn run(file: &Path, On::Kernel: On, kernel: &Kernel) -> Result<bool, String> {
+fn run(file: &Path, target: On, kernel: &Kernel) -> Result<bool, String> {
     let files = [record::read_file(file)?];
-    let (transcripts, recorded) = play(&kernel.image()?, &files)?;
+    let (transcripts, good) = match target {
+        On::Kernel => {
+            let (transcripts, recorded) = play(&kernel.image()?, &files)?;
+            (transcripts, recorded.trouble.is_empty())
+        }
+        On::Core => (vec![on_core(&files[0])?], true),
+    };
     for transcript in &transcripts {
         print!("{}", transcript.print());
     }
-    Ok(recorded.trouble.is_empty())
+    Ok(good)
+}
+
+fn on_core(file: &CaseFile) -> Result<Transcript, String> {
+    let mut target = CoreTarget::default();
+    let mut cases = Vec::new();
+    for case in &file.cases {
+        let mut outcomes = Vec::new();
+        case::play(&mut target, case, |_, _, outcome| outcomes.push(outcome))?;
+        cases.push(Played::new(case, outcomes));
+    }
+    Ok(Transcript { kernel: target.name(), cases })
+}
+
+fn summary() -> Result<bool, String> {
+    let (mut cases, mut steps, mut disagreements) = (0, 0, 0);
+    let mut kernels = Vec::new();
+    for version in replay::versions()? {
+        let done = replay::replay(&version)?;
+        for difference in &done.unexplained {
+            eprintln!("{difference}");
+        }
+        for stale in &done.stale {
+            eprintln!("{stale}");
+        }
+        eprintln!("{done}");
+        cases = cases.max(done.cases);
+        steps = steps.max(done.steps);
+        disagreements += done.unexplained.len() + done.stale.len();
+        kernels.push(done.kernel);
+    }
+    let kernels = kernels.join(", ");
+    println!("cases {cases}, steps {steps}, kernels {kernels}, disagreements {disagreements}");
+    Ok(disagreements == 0)
+}
+
+fn random(seed: u64, sequences: u64, kernel: &Kernel) -> Result<bool, String> {
+    let start = Instant::now();
+    let mut lab = Lab::open(&kernel.image()?).map_err(|e| e.to_string())?;
+    let known = replay::known_of(lab.release())?;
+    let totals = random::run(&mut lab, &known, seed, sequences, |text| println!("{text}"))?;
+    eprintln!(
+        "boots {}, answered differently once and not again {}, {:.1} s",
+        lab.boots,
+        totals.unsteady,
+        start.elapsed().as_secs_f64()
+    );
+    println!(
+        "sequences {}, steps {}, disagreements {}, kernel {}, seed {seed}",
+        totals.sequences,
+        totals.steps,
+        totals.disagreements,
+        lab.release()
+    );
+    Ok(totals.disagreements == 0)
 }

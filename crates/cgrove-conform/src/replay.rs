@@ -239,6 +239,18 @@ pub fn known(version: &str) -> Result<Known, String> {
     Known::parse(&text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
+/// Reads the list for a release: its own, else that of the newest there is.
+///
+/// # Errors
+/// As for [`known`].
+pub fn known_of(release: &str) -> Result<Known, String> {
+    let version = crate::record::version(release);
+    if folder("differences").join(format!("{version}.list")).exists() {
+        return known(version);
+    }
+    known(versions()?.first().ok_or("no transcripts")?)
+}
+
 /// Replays all transcripts of one version against the core.
 ///
 /// # Errors

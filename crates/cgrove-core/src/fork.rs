@@ -326,6 +326,7 @@ impl Inner {
                 }
                 Places::MovedTo(next) => Some(Arc::clone(next)),
                 Places::Unsettled => None,
+                Places::Gone => unreachable!("a place in a set that had none"),
             };
             drop((list, set));
             match next {
@@ -438,6 +439,7 @@ impl Inner {
                         return true;
                     }
                     Places::Unsettled => return false,
+                    Places::Gone => unreachable!("a place in a set that had none"),
                 }
             };
             if let Some(next) = next {

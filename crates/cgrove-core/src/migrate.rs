@@ -260,7 +260,7 @@ impl Inner {
         for (from, cgroup) in sources {
             {
                 let list = from.list.lock();
-                if list.dead || matches!(list.places, Places::MovedTo(_)) {
+                if list.dead || list.places.have_moved() {
                     continue;
                 }
             }
@@ -378,7 +378,10 @@ impl Inner {
                 let places = core::mem::take(&mut from.list.lock().reserved);
                 self.move_places(places, from, to, fx);
                 // Only now may anyone look for his place there.
-                from.list.lock().places = Places::MovedTo(Arc::clone(to));
+                from.list.lock().places = match places {
+                    0 => Places::Gone,
+                    _ => Places::MovedTo(Arc::clone(to)),
+                };
             }
         }
     }

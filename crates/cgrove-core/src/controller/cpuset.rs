@@ -20,6 +20,7 @@
 
 use super::{Controller, CssState, Hooks, NewCss, lookup};
 use crate::cgroup::Cgroup;
+use crate::chain::drop_upwards;
 use crate::controller::id_mask::IdMask;
 use crate::css::Css;
 use crate::effect::Effects;
@@ -335,6 +336,12 @@ impl CpusetCss {
             granted(&own.mems, &above.effective_mems),
             own.exclusive.and(&above.effective_exclusive),
         )
+    }
+}
+
+impl Drop for CpusetCss {
+    fn drop(&mut self) {
+        drop_upwards(self.parent.take(), |css| css.parent.take());
     }
 }
 

@@ -375,7 +375,7 @@ impl IoCss {
         let Some(per) = state.devices.get_mut(&device) else { return Ok(()) };
         let due = costs
             .iter()
-            .filter_map(|&(limit, _)| per.limits[limit as usize].as_ref()?.due(now))
+            .filter_map(|&(limit, _)| per.limits[limit as usize].as_mut()?.due(now))
             .max();
         if let Some(at) = due {
             return Err(at);

@@ -134,6 +134,10 @@ impl Hierarchy {
         let task = Task::new(id, membership, Arc::clone(&cset));
         // Nobody moves while the tree is locked, so this is settled.
         inner.try_link(&mut cset, &task, false, fx);
+        if cgroup.freezing() {
+            // Unlike a newborn it runs already.
+            inner.update_frozen(cgroup, &mut inner.set_lock.lock(), fx);
+        }
         if !task.is_leader() {
             task.join_group(&mut task.leader().group.lock());
         }

@@ -6,6 +6,7 @@
 //! A removed cgroup stays in memory, unreachable by name, until the last css
 //! and task that points at it is gone.
 
+use crate::chain::drop_upwards;
 use crate::controller::CssState;
 use crate::controller::cpu::{CpuTimes, CpuUsage};
 use crate::css::{Css, Flags};
@@ -244,6 +245,21 @@ impl Cgroup {
     /// Adds `by` to a counter that only holders of the tree lock write.
     pub(crate) fn bump(counter: &AtomicUsize, by: isize) {
         counter.store(counter.load(Ordering::Relaxed).wrapping_add_signed(by), Ordering::Relaxed);
+    }
+}
+
+impl Cgroup {
+    /// Takes the cgroup above out of one that is being dropped, which holds it
+    /// twice.
+    fn take_parent(&mut self) -> Option<Arc<Self>> {
+        self.self_css.take_parent();
+        self.parent.take()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        drop_upwards(self.take_parent(), Self::take_parent);
     }
 }
 

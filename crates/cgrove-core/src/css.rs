@@ -11,6 +11,7 @@
 //! next; this file only holds the state and what each field's writer must own.
 
 use crate::cgroup::Cgroup;
+use crate::chain::drop_upwards;
 use crate::controller::{Controller, CssState};
 use crate::id::{CssId, Time};
 use crate::sync::grace::{Reader, Ticket};
@@ -234,6 +235,24 @@ impl Css {
     /// The csses above this one, nearest first.
     pub(crate) fn ancestors(&self) -> impl Iterator<Item = &CssRef> {
         core::iter::successors(self.parent.as_ref(), |css| css.parent.as_ref())
+    }
+}
+
+impl Css {
+    /// Takes the css above out of one that is being dropped. For a controller's
+    /// css it is returned; a *self* css gives up its cgroup's parent, whom the
+    /// cgroup holds too.
+    pub(crate) fn take_parent(&mut self) -> Option<Arc<Self>> {
+        match self.parent.take()? {
+            CssRef::Of(parent) => Some(parent),
+            CssRef::SelfOf(_) => None,
+        }
+    }
+}
+
+impl Drop for Css {
+    fn drop(&mut self) {
+        drop_upwards(self.take_parent(), Self::take_parent);
     }
 }
 

@@ -53,6 +53,17 @@ pub(crate) enum Places {
     /// In that set, and its reference with them. Written once, so following is
     /// finite; the set that holds it is no longer found by anyone.
     MovedTo(Arc<CssSet>),
+    /// Nowhere: there were none when everybody moved out, and who is left is on
+    /// the way out and forks no more. No way is kept for nobody to follow: a
+    /// zombie would hold every set and css that came after its own.
+    Gone,
+}
+
+impl Places {
+    /// Everybody has moved out: the set is for those who are left in it only.
+    pub(crate) fn have_moved(&self) -> bool {
+        matches!(self, Self::MovedTo(_) | Self::Gone)
+    }
 }
 
 #[derive(Debug)]
@@ -94,6 +105,19 @@ impl CssSet {
     /// among its cgroup's and still has the set lock.
     pub(crate) fn get(&self) {
         self.refs.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for CssSet {
+    /// A place that moved often has a long way behind it, which would be dropped
+    /// by as deep a recursion: taken apart set by set.
+    fn drop(&mut self) {
+        let mut places = core::mem::take(&mut self.list.get_mut().places);
+        while let Places::MovedTo(next) = places {
+            let next = Arc::into_inner(next);
+            places = next
+                .map_or(Places::Gone, |mut next| core::mem::take(&mut next.list.get_mut().places));
+        }
     }
 }
 
@@ -184,7 +208,7 @@ impl Inner {
         let found = cgroup.csets(set).find(|cset| {
             Arc::ptr_eq(&cset.domain, domain)
                 && cset.csses.iter().zip(&csses).all(|(a, b)| a.id == b.id)
-                && !matches!(cset.list.lock().places, Places::MovedTo(_))
+                && !cset.list.lock().places.have_moved()
         });
         if let Some(cset) = found {
             cset.get();

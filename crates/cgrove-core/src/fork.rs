@@ -14,10 +14,13 @@
 //!   of the two sides always sees the other;
 //! * follows a change of controllers: its place moves to the set that the tasks
 //!   beside it move to, with its charge ([`Places`]);
-//! * follows its process: a thread that is born after its process moved to
-//!   another domain takes its place there. The group's lock orders the two: the
-//!   mover marks the group before it lists the threads, the newborn is linked
-//!   and listed under the same lock or waits.
+//! * follows its process: a thread that is born after its process was moved as a
+//!   whole takes its place where the process is. The group's lock orders the two:
+//!   the mover marks the group before it lists the threads, the newborn is linked
+//!   and listed under the same lock or waits. That there was a move is known by
+//!   the number of them, sampled when the fork was prepared. (A thread that is
+//!   moved alone leaves the forks that it had in flight behind, as it does those
+//!   that it had made.)
 
 use crate::cgroup::{Cgroup, CgroupFlags};
 use crate::css_set::{CsetTasks, CssSet, Places};
@@ -59,7 +62,18 @@ pub struct Fork {
     inner: Arc<Inner>,
     /// `None` once published. The place may have moved on from there.
     cset: Option<Arc<CssSet>>,
+    sampled: Sampled,
+}
+
+/// What a fork compares when it is published with how it was when it was
+/// prepared.
+#[derive(Clone, Copy)]
+struct Sampled {
+    /// Of the cgroup that the child will be in.
     kill_seq: u64,
+    /// How often the forking process had been moved; `None` for a task that
+    /// comes from outside.
+    moves: Option<u64>,
 }
 
 impl fmt::Debug for Fork {
@@ -84,14 +98,14 @@ impl Hierarchy {
     ///   counted and its effects are on the list.
     pub fn fork(&self, from: ForkFrom<'_>, fx: &mut Effects) -> Result<Fork, Errno> {
         let inner = &self.inner;
-        let (cset, kill_seq) = match from {
+        let (cset, sampled) = match from {
             ForkFrom::Task(parent) => inner.reserve_beside(parent, fx)?,
             ForkFrom::Cgroup(cgroup) => inner.reserve_in(cgroup, None, fx)?,
             ForkFrom::Into { forker, cgroup, scope, opener } => {
                 inner.reserve_in(cgroup, Some((forker, scope, opener)), fx)?
             }
         };
-        Ok(Fork { inner: Arc::clone(inner), cset: Some(cset), kill_seq })
+        Ok(Fork { inner: Arc::clone(inner), cset: Some(cset), sampled })
     }
 
     /// Takes in a task that exists already. Controllers charge it whatever
@@ -134,6 +148,10 @@ impl Hierarchy {
         let task = Task::new(id, membership, Arc::clone(&cset));
         // Nobody moves while the tree is locked, so this is settled.
         inner.try_link(&mut cset, &task, false, fx);
+        if cgroup.freezing() {
+            // Unlike a newborn it runs already.
+            inner.update_frozen(cgroup, &mut inner.set_lock.lock(), fx);
+        }
         if !task.is_leader() {
             task.join_group(&mut task.leader().group.lock());
         }
@@ -164,11 +182,13 @@ impl Fork {
         let task = Task::new(id, membership, Arc::clone(&cset));
         let (cset, followed) = match membership {
             Membership::Process => (inner.link(cset, &task, fx), false),
-            Membership::ThreadOf(sibling) => inner.link_thread(cset, &task, sibling, fx),
+            Membership::ThreadOf(sibling) => {
+                inner.link_thread(cset, &task, sibling, self.sampled.moves, fx)
+            }
         };
         // Odd: a kill was under way when this fork was prepared.
-        let killed =
-            self.kill_seq % 2 == 1 || cset.cgroup.kill_seq.load(Ordering::Acquire) != self.kill_seq;
+        let kill_seq = self.sampled.kill_seq;
+        let killed = kill_seq % 2 == 1 || cset.cgroup.kill_seq.load(Ordering::Acquire) != kill_seq;
         // A thread that followed its process elsewhere was not there to be killed.
         if killed
             && !followed
@@ -211,7 +231,7 @@ impl Inner {
         &self,
         parent: &Arc<Task>,
         fx: &mut Effects,
-    ) -> Result<(Arc<CssSet>, u64), Errno> {
+    ) -> Result<(Arc<CssSet>, Sampled), Errno> {
         loop {
             // Held until the charge is made: a parent that is not held still by a
             // mover keeps its set, and a place with it, from being moved.
@@ -241,7 +261,8 @@ impl Inner {
                 cset.list.lock().reserved -= 1;
                 return Err(errno);
             }
-            return Ok((Arc::clone(cset), kill_seq));
+            let sampled = Sampled { kill_seq, moves: Some(parent.leader().moves()) };
+            return Ok((Arc::clone(cset), sampled));
         }
     }
 
@@ -253,7 +274,7 @@ impl Inner {
         cgroup: &Arc<Cgroup>,
         forker: Option<Forker<'_>>,
         fx: &mut Effects,
-    ) -> Result<(Arc<CssSet>, u64), Errno> {
+    ) -> Result<(Arc<CssSet>, Sampled), Errno> {
         let tree = &self.tree_lock.lock();
         let source = match forker {
             Some((task, ..)) => {
@@ -288,7 +309,8 @@ impl Inner {
             cset.list.lock().reserved -= 1;
             return Err(errno);
         }
-        Ok((cset, kill_seq))
+        let moves = forker.map(|(task, ..)| task.leader().moves());
+        Ok((cset, Sampled { kill_seq, moves }))
     }
 
     /// Asks the controllers whether a child may be born in a set.
@@ -326,6 +348,7 @@ impl Inner {
                 }
                 Places::MovedTo(next) => Some(Arc::clone(next)),
                 Places::Unsettled => None,
+                Places::Gone => unreachable!("a place in a set that had none"),
             };
             drop((list, set));
             match next {
@@ -353,21 +376,27 @@ impl Inner {
         cset
     }
 
-    /// Links a new thread of the process that `sibling` belongs to. Returns in
-    /// which set, and whether it had to follow its process to another domain.
+    /// Links a new thread of the process that `sibling` belongs to and that had
+    /// been moved `moves` times. Returns in which set, and whether it had to
+    /// follow its process there.
     fn link_thread(
         &self,
         mut cset: Arc<CssSet>,
         task: &Arc<Task>,
         sibling: &Arc<Task>,
+        moves: Option<u64>,
         fx: &mut Effects,
     ) -> (Arc<CssSet>, bool) {
         let mut followed = false;
         loop {
             let mut group = task.leader().group.lock();
+            let moved = moves.is_some_and(|moves| moves != task.leader().moves());
+            let elsewhere = |at: Arc<CssSet>| {
+                !Arc::ptr_eq(&at.domain, &cset.domain)
+                    || moved && !Arc::ptr_eq(&at.cgroup, &cset.cgroup)
+            };
             let away = !self.mutation.is(Mutant::ThreadIgnoresMove)
-                && Self::whereabouts(sibling, &group)
-                    .is_some_and(|at| !Arc::ptr_eq(&at.domain, &cset.domain));
+                && Self::whereabouts(sibling, &group).is_some_and(elsewhere);
             let still = !group.moving || self.mutation.is(Mutant::ThreadIgnoresMove);
             if !away && still && self.try_link(&mut cset, task, true, fx) {
                 task.join_group(&mut group);
@@ -438,6 +467,7 @@ impl Inner {
                         return true;
                     }
                     Places::Unsettled => return false,
+                    Places::Gone => unreachable!("a place in a set that had none"),
                 }
             };
             if let Some(next) = next {

@@ -46,6 +46,7 @@ extern crate alloc;
 compile_error!("cgrove-core needs locks: enable the feature `std` or `spin`");
 
 mod cgroup;
+mod chain;
 mod control;
 pub mod controller;
 mod create;

@@ -25,8 +25,8 @@ use crate::errno::Errno;
 use crate::hierarchy::{Hierarchy, Inner};
 use crate::id::TaskId;
 use crate::mask::SsMask;
-use crate::sync::invariant;
 use crate::sync::lock::{SetGuard, TreeGuard};
+use crate::sync::{Ordering, invariant};
 use crate::task::{Stage, Task};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -94,8 +94,10 @@ type Pair = (Arc<CssSet>, Arc<CssSet>);
 pub(crate) enum Who<'a> {
     /// Everyone in the source sets, and the places of forks in flight.
     Everyone,
-    /// These, as far as they are in one.
-    These(&'a [Arc<Task>]),
+    /// This one, if it is in one.
+    Thread(&'a Arc<Task>),
+    /// These, as far as they are in one: a leader and its threads.
+    Process(&'a Arc<Task>, &'a [Arc<Task>]),
 }
 
 impl Hierarchy {
@@ -159,13 +161,17 @@ impl Hierarchy {
             }
             Scope::Thread => alloc::vec![Arc::clone(task)],
         };
+        let who = match scope {
+            Scope::Process => Who::Process(task, &tasks),
+            Scope::Thread => Who::Thread(task),
+        };
         let mut sources: Vec<(Arc<CssSet>, Arc<Cgroup>)> = Vec::new();
         for from in tasks.iter().filter_map(|task| task.cset.lock().clone()) {
             if !sources.iter().any(|(other, _)| Arc::ptr_eq(other, &from)) {
                 sources.push((from, Arc::clone(cgroup)));
             }
         }
-        let moved = inner.migrate(sources, Who::These(&tasks), tree, fx);
+        let moved = inner.migrate(sources, who, tree, fx);
         if scope == Scope::Process {
             task.group.lock().moving = false;
         }
@@ -219,6 +225,10 @@ impl Inner {
         let moves = self.hold(&pairs, who);
         let moved = self.ask(&moves, mask, fx);
         if moved.is_ok() {
+            if let Who::Process(leader, _) = who {
+                // Before anyone of them forks again: see `fork.rs`.
+                leader.moves.fetch_add(1, Ordering::Relaxed);
+            }
             self.commit(&pairs, &moves, who, fx);
             for it in &moves {
                 for &ssid in self.hooked.attach.iter().filter(|&&ssid| mask.contains(ssid)) {
@@ -260,7 +270,7 @@ impl Inner {
         for (from, cgroup) in sources {
             {
                 let list = from.list.lock();
-                if list.dead || matches!(list.places, Places::MovedTo(_)) {
+                if list.dead || list.places.have_moved() {
                     continue;
                 }
             }
@@ -295,7 +305,12 @@ impl Inner {
             }
         };
         match who {
-            Who::These(tasks) => {
+            Who::Thread(_) | Who::Process(..) => {
+                let tasks = match who {
+                    Who::Process(_, tasks) => tasks,
+                    Who::Thread(task) => core::slice::from_ref(task),
+                    Who::Everyone => &[],
+                };
                 let pair = |at: &Arc<CssSet>| pairs.iter().position(|(it, _)| Arc::ptr_eq(it, at));
                 tasks.iter().for_each(|task| hold(task, &pair));
             }
@@ -378,7 +393,10 @@ impl Inner {
                 let places = core::mem::take(&mut from.list.lock().reserved);
                 self.move_places(places, from, to, fx);
                 // Only now may anyone look for his place there.
-                from.list.lock().places = Places::MovedTo(Arc::clone(to));
+                from.list.lock().places = match places {
+                    0 => Places::Gone,
+                    _ => Places::MovedTo(Arc::clone(to)),
+                };
             }
         }
     }

@@ -22,7 +22,7 @@
 use crate::css_set::CssSet;
 use crate::id::TaskId;
 use crate::sync::lock::Leaf;
-use crate::sync::{AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
@@ -65,6 +65,10 @@ pub struct Task {
     pub(crate) cset: Leaf<Option<Arc<CssSet>>>,
     /// Index in the set's list of tasks or of unfreed ones; under their lock.
     pub(crate) slot: AtomicUsize,
+    /// In a leader: how often its process was moved as a whole. Written by the
+    /// mover while the tasks hold still, read by those who fork under their own
+    /// lock: a fork learns whether it began before the move or after.
+    pub(crate) moves: AtomicU64,
     /// In a leader. Its lock is outside the set lock.
     pub(crate) group: Leaf<Group>,
     /// Index among the group's threads, under the leader's `group`.
@@ -106,6 +110,7 @@ impl Task {
             stage: AtomicU32::new(0),
             cset: Leaf::new(Some(cset)),
             slot: AtomicUsize::new(usize::MAX),
+            moves: AtomicU64::new(0),
             group: Leaf::new(Group::default()),
             group_slot: AtomicUsize::new(usize::MAX),
         })
@@ -157,6 +162,11 @@ impl Task {
     #[must_use]
     pub fn cgroup(&self) -> Option<Arc<crate::Cgroup>> {
         self.cset.lock().as_ref().map(|cset| Arc::clone(&cset.cgroup))
+    }
+
+    /// Of a leader.
+    pub(crate) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Relaxed)
     }
 
     pub(crate) fn group_live(&self) -> usize {

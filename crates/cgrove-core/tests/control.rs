@@ -5,7 +5,7 @@
 mod support;
 
 use cgrove_core::*;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use support::{Recorder, Tree};
 
 #[test]
@@ -348,4 +348,54 @@ fn a_file_that_would_have_a_cgroups_name_keeps_its_controller_off() {
     let shows = a.css("memory").unwrap().shows();
     assert_eq!(write(&mut t), Ok(()), "on already");
     assert_eq!(a.css("memory").unwrap().shows(), shows);
+}
+
+/// Each toggle leaves a set behind, and a zombie holds the one it died in.
+#[test]
+fn a_zombie_holds_no_css_that_came_after_its_own() {
+    let mut t = Tree::new();
+    t.on_root("+pids").unwrap();
+    let a = t.top("a");
+    let (zombie, _live) = (t.spawn(&a), t.spawn(&a));
+    t.exit(&zombie);
+    t.dead(&zombie);
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.push(Arc::downgrade(&Pids::css(&a).unwrap()));
+        toggle_pids(&mut t);
+    }
+    t.pump();
+    let held = |seen: &[Weak<PidsCss>]| seen.iter().filter_map(Weak::upgrade).count();
+    assert_eq!((held(&seen[..1]), held(&seen[1..])), (1, 0));
+    t.reap(&zombie);
+    t.free(&zombie);
+    t.pump();
+    assert_eq!(held(&seen), 0);
+}
+
+/// A set says where its fork in flight went, so one that is held holds all that
+/// came after it. They are not dropped by a recursion.
+#[test]
+fn the_way_of_a_fork_that_moved_often_is_dropped_on_a_small_stack() {
+    let mut t = Tree::new();
+    t.on_root("+pids").unwrap();
+    let a = t.top("a");
+    let (zombie, parent) = (t.spawn(&a), t.spawn(&a));
+    let place = t.place(ForkFrom::Task(&parent)).unwrap();
+    t.exit(&zombie);
+    t.dead(&zombie);
+    (0..2_000).for_each(|_| toggle_pids(&mut t));
+    place.cancel(&mut t.fx);
+    assert_eq!(t.pids(&a), 1);
+    t.reap(&zombie);
+    let (h, small) = (t.h.clone(), std::thread::Builder::new().stack_size(128 << 10));
+    let free = move || h.free(&zombie, &mut Effects::at(Time(0)));
+    assert_eq!(small.spawn(free).unwrap().join().unwrap(), Ok(()));
+}
+
+fn toggle_pids(t: &mut Tree) {
+    t.on_root("-pids").unwrap();
+    t.pump();
+    t.on_root("+pids").unwrap();
+    t.fx.drain().for_each(drop);
 }

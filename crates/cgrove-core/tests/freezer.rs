@@ -290,3 +290,23 @@ fn ancestors_do_not_wait_for_what_is_removed() {
     c.t.dead(&busy);
     assert_eq!(frozen([&top, &f]), [true, true]);
 }
+
+/// A newborn freezes before it does anything; who is taken in runs already.
+#[test]
+fn a_running_task_taken_in_thaws_the_cgroup_until_it_has_stopped() {
+    let mut cold = Cold::new();
+    let p = cold.t.top("p");
+    let a = cold.t.mkdir(&p, "a");
+    cold.freeze(&p, true).unwrap();
+    assert_eq!(frozen([&p, &a]), [true; 2]);
+    cold.tick();
+    let (id, t) = (cold.t.id(), &mut *cold.t);
+    let task = t.h.adopt(&a, id, Membership::Process, &mut t.fx).unwrap();
+    assert_eq!(frozen([&p, &a]), [false; 2]);
+    let asked = cold.asked();
+    for what in [format!("freeze {id}"), format!("{} changed", a.id())] {
+        assert!(asked.contains(&what), "{what} is not in {asked:?}");
+    }
+    cold.enter(&task);
+    assert_eq!(frozen([&p, &a]), [true; 2]);
+}

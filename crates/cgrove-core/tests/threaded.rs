@@ -233,3 +233,43 @@ fn a_thread_that_executes_is_the_process_from_then_on_and_stays_where_it_is() {
     assert_eq!(t.pump(), 0);
     assert_eq!(t.h.stat(t.h.root()).nr_dying_descendants, 0);
 }
+
+/// In Linux no move gets between the start of a fork and its end.
+#[test]
+fn a_thread_in_flight_goes_where_its_process_has_been_moved_meanwhile() {
+    let mut t = Tree::new();
+    t.on_root("+pids").unwrap();
+    let d = t.top("d");
+    t.write("+pids", &d).unwrap();
+    let (a, b) = (t.mkdir(&d, "a"), t.mkdir(&d, "b"));
+    t.make_threaded(&a).unwrap();
+    t.make_threaded(&b).unwrap();
+    let leader = t.spawn(&a);
+    let other = t.thread(&leader);
+    let (thread, process) =
+        (t.place(ForkFrom::Task(&other)).unwrap(), t.place(ForkFrom::Task(&leader)).unwrap());
+    let opener = Opener::ROOT;
+    let into = ForkFrom::Into { forker: &leader, cgroup: &a, scope: Scope::Thread, opener };
+    let named = t.place(into).unwrap();
+    // A move that is refused, or of one thread alone, takes none of them along.
+    let alone = t.place(ForkFrom::Task(&other)).unwrap();
+    t.move_thread(&other, &d).unwrap();
+    let left = t.publish(alone, Membership::ThreadOf(&other));
+    assert_eq!(left.cgroup().unwrap().id(), a.id());
+
+    t.move_process(&leader, &b).unwrap();
+    assert_eq!((t.pids(&a), t.pids(&b)), (3, 3));
+    let thread = t.publish(thread, Membership::ThreadOf(&other));
+    let named = t.publish(named, Membership::ThreadOf(&leader));
+    let process = t.publish(process, Membership::Process);
+    let mut there = [&leader, &other, &left, &thread, &named].map(|task| task.id());
+    there.sort();
+    assert_eq!(ids(t.h.threads(&b)), there);
+    assert_eq!(ids(t.h.threads(&a)), [process.id()], "another process by then");
+    assert_eq!((t.pids(&a), t.pids(&b)), (1, 5));
+
+    // Who forks after the move is born beside its parent, wherever that is.
+    t.move_thread(&other, &a).unwrap();
+    let beside = t.thread(&other);
+    assert_eq!(beside.cgroup().unwrap().id(), a.id());
+}

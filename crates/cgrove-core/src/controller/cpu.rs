@@ -20,6 +20,7 @@ pub use usage::{CpuTimes, CpuUsage};
 use super::pids::Limit;
 use super::{Controller, CssState, Hooks, NewCss, lookup};
 use crate::cgroup::Cgroup;
+use crate::chain::drop_upwards;
 use crate::css::Css;
 use crate::effect::Effects;
 use crate::errno::Errno;
@@ -278,6 +279,12 @@ impl CpuCss {
 
     fn check(&self) -> Result<(), Errno> {
         if self.killed.load(Ordering::Relaxed) { Err(Errno::ENODEV) } else { Ok(()) }
+    }
+}
+
+impl Drop for CpuCss {
+    fn drop(&mut self) {
+        drop_upwards(self.parent.take(), |css| css.parent.take());
     }
 }
 

@@ -20,6 +20,7 @@
 
 use super::{Controller, CssState, Hooks, NewCss, lookup};
 use crate::cgroup::Cgroup;
+use crate::chain::drop_upwards;
 use crate::controller::id_mask::IdMask;
 use crate::css::Css;
 use crate::effect::Effects;
@@ -27,7 +28,7 @@ use crate::errno::Errno;
 use crate::id::CgroupId;
 use crate::migrate::TaskSet;
 use crate::sync::lock::{RankGuard, RankLock, Ranked};
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
@@ -136,8 +137,8 @@ struct Sets {
     effective_cpus: IdMask,
     effective_mems: IdMask,
     effective_exclusive: IdMask,
-    /// Online children; one leaves when it is killed.
-    children: Vec<Weak<CpusetCss>>,
+    /// Online children, of which each cgroup has one; it leaves when it is killed.
+    children: BTreeMap<CgroupId, Weak<CpusetCss>>,
     /// The files are gone from their directory.
     killed: bool,
 }
@@ -292,7 +293,7 @@ impl CpusetCss {
     }
 
     fn children(&self, guard: &Guard<'_>) -> Vec<Arc<Self>> {
-        self.sets.get(guard).children.iter().filter_map(Weak::upgrade).collect()
+        self.sets.get(guard).children.values().filter_map(Weak::upgrade).collect()
     }
 
     /// Works out the effective sets of this cpuset and, where they changed, of
@@ -338,6 +339,12 @@ impl CpusetCss {
     }
 }
 
+impl Drop for CpusetCss {
+    fn drop(&mut self) {
+        drop_upwards(self.parent.take(), |css| css.parent.take());
+    }
+}
+
 impl Controller for Cpuset {
     fn name(&self) -> &'static str {
         Self::NAME
@@ -376,7 +383,8 @@ impl Controller for Cpuset {
         if let Some(cpuset) = css.state_arc::<CpusetCss>() {
             let guard = &mut self.shared.lock.lock();
             if let Some(parent) = &cpuset.parent {
-                parent.sets.get_mut(guard).children.push(Arc::downgrade(&cpuset));
+                let children = &mut parent.sets.get_mut(guard).children;
+                children.insert(cpuset.cgroup, Arc::downgrade(&cpuset));
             }
             // Nobody is in it yet whom it could concern.
             let _ = cpuset.update(guard);
@@ -391,8 +399,7 @@ impl Controller for Cpuset {
             // A dying cpuset claims nothing any more. Its last tasks keep the
             // CPUs they have (`is_cpuset_online` passes it over).
             if let Some(parent) = &cpuset.parent {
-                let children = &mut parent.sets.get_mut(guard).children;
-                children.retain(|child| !core::ptr::eq(child.as_ptr(), cpuset));
+                parent.sets.get_mut(guard).children.remove(&cpuset.cgroup);
             }
         }
     }

@@ -20,6 +20,7 @@ use super::page_counter::{PAGE_SIZE, PAGES_MAX, PageCounter, limit_to_pages, pag
 use super::pids::Limit;
 use super::{Controller, CssState, Hooks, NewCss, lookup};
 use crate::cgroup::Cgroup;
+use crate::chain::drop_upwards;
 use crate::css::Css;
 use crate::effect::Effects;
 use crate::errno::Errno;
@@ -300,6 +301,12 @@ impl HugetlbCss {
 
     fn levels(&self) -> impl Iterator<Item = &Self> + Clone {
         core::iter::successors(Some(self), |css| css.parent.as_deref())
+    }
+}
+
+impl Drop for HugetlbCss {
+    fn drop(&mut self) {
+        drop_upwards(self.parent.take(), |css| css.parent.take());
     }
 }
 

@@ -20,6 +20,7 @@ use super::memory::Memory;
 use super::pids::Limit;
 use super::{Controller, CssState, Hooks, NewCss, lookup};
 use crate::cgroup::Cgroup;
+use crate::chain::drop_upwards;
 use crate::css::Css;
 use crate::effect::Effects;
 use crate::errno::Errno;
@@ -374,7 +375,7 @@ impl IoCss {
         let Some(per) = state.devices.get_mut(&device) else { return Ok(()) };
         let due = costs
             .iter()
-            .filter_map(|&(limit, _)| per.limits[limit as usize].as_ref()?.due(now))
+            .filter_map(|&(limit, _)| per.limits[limit as usize].as_mut()?.due(now))
             .max();
         if let Some(at) = due {
             return Err(at);
@@ -414,6 +415,12 @@ impl IoCss {
 
     fn check(&self) -> Result<(), Errno> {
         if self.killed.load(Ordering::Relaxed) { Err(Errno::ENODEV) } else { Ok(()) }
+    }
+}
+
+impl Drop for IoCss {
+    fn drop(&mut self) {
+        drop_upwards(self.parent.take(), |css| css.parent.take());
     }
 }
 

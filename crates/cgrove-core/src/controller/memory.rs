@@ -37,6 +37,7 @@ use super::page_counter::{PAGE_SIZE, PAGES_MAX, PageCounter, limit_to_pages, pag
 use super::pids::Limit;
 use super::{Controller, CssState, Hooks, NewCss, lookup};
 use crate::cgroup::Cgroup;
+use crate::chain::drop_upwards;
 use crate::css::Css;
 use crate::effect::Effects;
 use crate::errno::Errno;
@@ -580,6 +581,12 @@ pub enum Report {
     Reclaimed(u64),
     /// The OOM killer killed somebody, or could not.
     Killed(bool),
+}
+
+impl Drop for MemoryCss {
+    fn drop(&mut self) {
+        drop_upwards(self.parent.take(), |css| css.parent.take());
+    }
 }
 
 impl Controller for Memory {

@@ -14,6 +14,7 @@
 
 use super::{Controller, CssState, Hooks, NewCss, TaskSet};
 use crate::cgroup::Cgroup;
+use crate::chain::drop_upwards;
 use crate::css::Css;
 use crate::effect::Effects;
 use crate::errno::Errno;
@@ -263,6 +264,12 @@ fn state(css: &Css) -> Option<&PidsCss> {
     let state = css.state::<PidsCss>();
     invariant!(state.is_some(), "a pids css without pids state");
     state
+}
+
+impl Drop for PidsCss {
+    fn drop(&mut self) {
+        drop_upwards(self.parent.take(), |css| css.parent.take());
+    }
 }
 
 impl Controller for Pids {

@@ -16,6 +16,7 @@ use super::event_files::EventFiles;
 use super::pids::Limit;
 use super::{Controller, CssState, Hooks, NewCss, lookup};
 use crate::cgroup::Cgroup;
+use crate::chain::drop_upwards;
 use crate::css::Css;
 use crate::effect::Effects;
 use crate::errno::Errno;
@@ -304,6 +305,12 @@ impl RdmaCss {
 
     fn levels(&self) -> impl Iterator<Item = &Self> {
         core::iter::successors(Some(self), |css| css.parent.as_deref())
+    }
+}
+
+impl Drop for RdmaCss {
+    fn drop(&mut self) {
+        drop_upwards(self.parent.take(), |css| css.parent.take());
     }
 }
 

@@ -53,6 +53,15 @@ impl<T> Leaf<T> {
         let guard = self.0.lock();
         LeafGuard(guard)
     }
+
+    /// Without locking, for one whom nobody else can know.
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        #[cfg(any(feature = "std", loom, shuttle))]
+        let value = self.0.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        #[cfg(not(any(feature = "std", loom, shuttle)))]
+        let value = self.0.get_mut();
+        value
+    }
 }
 
 impl<T> fmt::Debug for Leaf<T> {

@@ -5,6 +5,7 @@
 
 mod cpu;
 mod cpuset;
+mod deep;
 mod hugetlb;
 mod io;
 mod memory;

@@ -167,8 +167,10 @@ pub fn high_delay(usage: u64, high: u64, pages: u64) -> Duration {
     if usage <= high {
         return Duration::ZERO;
     }
-    // The ratio with 20 fractional bits; a boundary of 0 counts as one page.
-    let ratio = (u128::from(usage - high) << 20) / u128::from(high.max(1));
+    // The ratio with 20 fractional bits; a boundary of 0 counts as one page, both
+    // in what is over it and in what that is compared to.
+    let high = high.max(1);
+    let ratio = (u128::from(usage - high) << 20) / u128::from(high);
     // Bounded before it is squared: this is 2^20 times the boundary already.
     let ratio = ratio.min(1 << 40);
     let nanos = (ratio * ratio * 1_000_000_000) >> 34;
@@ -190,7 +192,8 @@ mod tests {
         let ms = |over: u64| high_delay((100 + over) * MIB, 100 * MIB, 64).as_millis();
         assert_eq!([0, 1, 2, 5, 10, 17].map(ms), [0, 6, 25, 159, 639, 1849]);
         assert_eq!(high_delay(101 * MIB, 100 * MIB, 128).as_millis(), 12, "twice the charge");
-        assert_eq!(high_delay(64, 0, 64).as_secs(), 64 * 64 * 64, "as if high were one page");
+        assert_eq!(high_delay(65, 0, 64).as_secs(), 64 * 64 * 64, "as if high were one page");
+        assert_eq!(high_delay(1, 0, 64), Duration::ZERO, "and that page is not over it");
         assert_eq!(clamp_delay(Duration::from_millis(10)), Duration::ZERO);
         assert_eq!(clamp_delay(Duration::from_millis(11)), Duration::from_millis(11));
         assert_eq!(clamp_delay(high_delay(u64::MAX, 0, u64::MAX)), MAX_DELAY);

@@ -31,6 +31,7 @@ use crate::mask::SsMask;
 use crate::migrate::Who;
 use crate::sync::invariant;
 use crate::sync::lock::TreeGuard;
+use crate::sync::mutant::{Mutant, broken};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -235,13 +236,14 @@ impl Inner {
         let available = self.control(cgroup, tree);
         for ssid in (enable | disable).iter() {
             if enable.contains(ssid) {
-                if !available.contains(ssid) {
+                if !available.contains(ssid) && !broken(Mutant::EnableUnavailable) {
                     return Err(Errno::ENOENT);
                 }
             } else if it
                 .children
                 .values()
                 .any(|child| child.tree.get(tree).subtree_control.contains(ssid))
+                && !broken(Mutant::DisableInUse)
             {
                 return Err(Errno::EBUSY);
             }
@@ -273,7 +275,8 @@ impl Inner {
         } else if self.is_thread_root(cgroup, tree, set) || cgroup.is_threaded(tree) {
             return Err(Errno::EOPNOTSUPP);
         }
-        if cgroup.has_tasks(set) { Err(Errno::EBUSY) } else { Ok(()) }
+        let busy = cgroup.has_tasks(set) && !broken(Mutant::InternalTasks);
+        if busy { Err(Errno::EBUSY) } else { Ok(()) }
     }
 
     /// Keeps what there is in the live subtree (`cgroup_save_control`).

@@ -13,6 +13,7 @@ use crate::errno::Errno;
 use crate::hierarchy::{Hierarchy, Inner};
 use crate::sync::invariant;
 use crate::sync::lock::TreeGuard;
+use crate::sync::mutant::{Mutant, broken};
 use crate::teardown::Work;
 use alloc::sync::Arc;
 
@@ -121,7 +122,10 @@ impl Hierarchy {
 fn check_limits(parent: &Cgroup, tree: &TreeGuard<'_>) -> Result<(), Errno> {
     for (distance, cgroup) in parent.ancestors_and_self().enumerate() {
         let limits = cgroup.tree.get(tree);
-        let live = cgroup.nr_descendants.load(crate::sync::Ordering::Relaxed);
+        let mut live = cgroup.nr_descendants.load(crate::sync::Ordering::Relaxed);
+        if broken(Mutant::DyingCounts) {
+            live += cgroup.nr_dying_descendants.load(crate::sync::Ordering::Relaxed);
+        }
         if live >= limits.max_descendants || distance >= limits.max_depth {
             return Err(Errno::EAGAIN);
         }

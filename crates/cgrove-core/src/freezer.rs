@@ -29,7 +29,7 @@ use crate::errno::Errno;
 use crate::hierarchy::{Hierarchy, Inner};
 use crate::id::Time;
 use crate::sync::lock::SetGuard;
-use crate::sync::mutant::Mutant;
+use crate::sync::mutant::{Mutant, broken};
 use crate::sync::{Ordering, invariant};
 use crate::task::{Stage, Task};
 use alloc::sync::Arc;
@@ -83,7 +83,8 @@ impl Hierarchy {
         let mut applied = false;
         let mut todo = alloc::vec![Arc::clone(cgroup)];
         while let Some(at) = todo.pop() {
-            let above = at.parent.as_ref().is_some_and(|above| above.tree.get(tree).e_freeze);
+            let above = at.parent.as_ref().is_some_and(|above| above.tree.get(tree).e_freeze)
+                && !broken(Mutant::AncestorFreezeIgnored);
             let it = at.tree.get_mut(tree);
             let wanted = it.freeze || above;
             // Below one that does not change nothing does.

@@ -22,7 +22,7 @@ use crate::effect::{Effect, Effects};
 use crate::errno::Errno;
 use crate::hierarchy::{Hierarchy, Inner};
 use crate::sync::Ordering;
-use crate::sync::mutant::Mutant;
+use crate::sync::mutant::{Mutant, broken};
 use crate::task::Stage;
 use alloc::sync::Arc;
 
@@ -41,7 +41,8 @@ impl Hierarchy {
         if cgroup.is_threaded(&tree) {
             return Err(Errno::EOPNOTSUPP);
         }
-        for below in Inner::live_preorder(cgroup, &tree) {
+        let depth = if broken(Mutant::KillStaysHere) { 1 } else { usize::MAX };
+        for below in Inner::live_preorder(cgroup, &tree).into_iter().take(depth) {
             let set = self.inner.set_lock.lock();
             let bump = if self.inner.mutation.is(Mutant::KillBumpsOnce) { 2 } else { 1 };
             below.kill_seq.fetch_add(bump, Ordering::AcqRel);

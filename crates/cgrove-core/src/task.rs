@@ -22,6 +22,7 @@
 use crate::css_set::CssSet;
 use crate::id::TaskId;
 use crate::sync::lock::Leaf;
+use crate::sync::mutant::{Mutant, broken};
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -175,7 +176,9 @@ impl Task {
 
     /// Exiting in a group that is past its end: in no listing.
     pub(crate) fn is_hidden(&self) -> bool {
-        self.stage().contains(Stage::EXITING) && self.group_live() == 0
+        self.stage().contains(Stage::EXITING)
+            && self.group_live() == 0
+            && !broken(Mutant::HiddenListed)
     }
 
     /// Every task of the group that can be moved to somewhere, the leader first.

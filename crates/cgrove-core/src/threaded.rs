@@ -19,6 +19,7 @@ use crate::errno::Errno;
 use crate::hierarchy::{Hierarchy, Inner};
 use crate::sync::Ordering;
 use crate::sync::lock::{SetGuard, TreeGuard};
+use crate::sync::mutant::{Mutant, broken};
 use alloc::sync::Arc;
 use core::fmt;
 
@@ -183,10 +184,12 @@ impl Inner {
         tree: &TreeGuard<'_>,
         set: &SetGuard<'_>,
     ) -> bool {
-        !cgroup.is_threaded(tree)
-            && cgroup.ancestors().all(|above| {
-                let thread_root = above.parent.is_some() && self.is_thread_root(above, tree, set);
-                !thread_root && !above.is_threaded(tree)
-            })
+        !cgroup.is_threaded(tree) && broken(Mutant::InvalidDomainIgnored)
+            || !cgroup.is_threaded(tree)
+                && cgroup.ancestors().all(|above| {
+                    let thread_root =
+                        above.parent.is_some() && self.is_thread_root(above, tree, set);
+                    !thread_root && !above.is_threaded(tree)
+                })
     }
 }

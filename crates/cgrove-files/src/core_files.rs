@@ -3,6 +3,7 @@
 //! Which of two refusals comes first is part of the interface: most files read
 //! their text before they look at the cgroup, and so do these.
 
+use crate::mutant::{Mutant, broken};
 use crate::parse::{kstrtoint, strstrip, words};
 use crate::print::{keyed, value};
 use crate::table::{FileDef, Place, Reading, Rest, Table, Writing};
@@ -85,7 +86,8 @@ fn named(cx: &Writing<'_>) -> Result<Arc<Task>, Errno> {
 fn attach(cx: &Writing<'_>, scope: Scope, fx: &mut Effects) -> Done {
     // Outside of the core's locks; that the cgroup lives was seen before.
     let task = named(cx)?;
-    let may_write = |cgroup: &Cgroup| cx.tree.may_move(cgroup, cx.opener);
+    let judged = if broken(Mutant::WriterJudged) { cx.caller.cred } else { cx.opener };
+    let may_write = |cgroup: &Cgroup| cx.tree.may_move(cgroup, judged);
     let opener = Opener { may_write: &may_write, namespace: cx.tree.boundary(cx.opener) };
     cx.hierarchy().attach(cx.cgroup, scope, || Ok(task), &opener, fx)?;
     Ok(None)
@@ -122,6 +124,9 @@ fn write_subtree_control(cx: &mut Writing<'_>, fx: &mut Effects) -> Done {
         let (sign, name) = token.split_at(1);
         let name = str::from_utf8(name).map_err(|_| Errno::EINVAL)?;
         let named = SsMask::of(cx.hierarchy().ssid(name).ok_or(Errno::EINVAL)?);
+        if broken(Mutant::FirstMentionCounts) && (enable | disable).intersects(named) {
+            continue;
+        }
         match sign {
             b"+" => (enable, disable) = (enable | named, disable - named),
             b"-" => (enable, disable) = (enable - named, disable | named),

@@ -62,6 +62,7 @@ mod io;
 mod lock;
 mod memory;
 mod misc;
+mod mutant;
 pub mod name;
 mod node;
 mod open;

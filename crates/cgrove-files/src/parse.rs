@@ -9,6 +9,7 @@
 //!
 //! Blanks are those of the kernel's table of characters, in which 0xa0 is one.
 
+use crate::mutant::{Mutant, broken};
 use alloc::vec::Vec;
 use cgrove_core::controller::id_mask::IdMask;
 use cgrove_core::{Errno, Limit};
@@ -53,6 +54,7 @@ struct Digits<'a> {
 /// 16, any other `0` in front is 8, all else 10.
 fn radix(text: &[u8]) -> (u64, &[u8]) {
     match text {
+        _ if broken(Mutant::DecimalOnly) => (10, text),
         [b'0', b'x' | b'X', digit, ..] if digit.is_ascii_hexdigit() => (16, &text[2..]),
         [b'0', ..] => (8, text),
         _ => (10, text),
@@ -89,6 +91,7 @@ fn whole(text: &[u8]) -> Result<u64, Errno> {
         return Err(Errno::ERANGE);
     }
     match (number.len, number.rest) {
+        (1.., _) if broken(Mutant::JunkOverlooked) => Ok(number.value),
         (1.., b"" | b"\n") => Ok(number.value),
         _ => Err(Errno::EINVAL),
     }

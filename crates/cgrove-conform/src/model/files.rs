@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cgrove_core::controller::memory::{Proactive, ProactiveStep};
-use cgrove_core::{Cgroup, Effects, Errno, Task, Time, WriteError};
+use cgrove_core::{Cgroup, CssId, Effects, Errno, Task, Time, WriteError};
 use cgrove_files::{Caller, Cred, File, Node, OpenFlags, Rest, Tasks, Tree};
 
 use super::world::World;
@@ -49,8 +49,8 @@ pub enum Did {
     Said(Outcome),
     /// Written, and memory is to be freed before the writer goes on.
     Rest(Rest),
-    /// The kernel would put the caller to sleep: once more when something has changed.
-    Waits,
+    /// The kernel would put the caller to sleep: once more when this css is offline.
+    Waits(CssId),
 }
 
 /// The name of an error, as a step says it.
@@ -166,7 +166,7 @@ impl Scene<'_> {
         let (view, _) = self.caller();
         let caller = Caller { cred: self.cred, tasks: &view };
         match self.tree.write(file, &bytes, caller, fx) {
-            Err(WriteError::WouldWait(_)) => Did::Waits,
+            Err(WriteError::WouldWait(draining)) => Did::Waits(draining.css.id()),
             Err(WriteError::Refused(errno)) => Did::Said(refused(errno)),
             Ok(written) => match written.rest {
                 Some(Rest::Reclaim(reclaim)) => outcome(in_vain(reclaim).map(|()| Outcome::Done)),

@@ -12,7 +12,7 @@ use cgrove_core::controller::cpu::{Cpu, CpuTimes};
 use cgrove_core::controller::hugetlb::HugePageSize;
 use cgrove_core::controller::id_mask::IdMask;
 use cgrove_core::controller::registry::Standard;
-use cgrove_core::{Controller, CssState, Errno, Hierarchy, Hooks, NewCss, Opener, Time};
+use cgrove_core::{Controller, CssId, CssState, Errno, Hierarchy, Hooks, NewCss, Opener, Time};
 use cgrove_files::{Cred, MountOptions, Node, Rest, Tree};
 
 use super::files::{Did, Files, Scene, refused};
@@ -44,8 +44,8 @@ struct Named {
     reaped: bool,
     files: Files,
     queue: VecDeque<Request>,
-    /// The first request of the queue has been begun and sleeps.
-    sleeping: bool,
+    /// The first request of the queue has been begun and sleeps until this css is offline.
+    sleeping: Option<CssId>,
     /// Over `memory.high`, and not let go on.
     throttled: bool,
     owed: Option<Owed>,
@@ -55,6 +55,17 @@ struct Named {
 #[derive(Debug, Default)]
 struct Owed {
     answer: Option<Outcome>,
+    child: Option<Newborn>,
+}
+
+/// A task that another has made and not yet told of.
+#[derive(Clone, Debug)]
+struct Newborn {
+    name: String,
+    tid: u32,
+    pid: u32,
+    leader: String,
+    parent: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -66,7 +77,7 @@ enum Request {
     Exit,
     ExitThread,
     /// Done, but halted before it could say so.
-    Answer(Outcome),
+    Answer(Outcome, Option<Newborn>),
     /// Of no interest any more, but it was sent.
     Nothing,
 }
@@ -82,6 +93,8 @@ pub struct CoreTarget {
     hoards: Hoards,
     /// Which file each open handle is for.
     opened: BTreeMap<(Option<String>, String), (Text, Text)>,
+    /// Made by the request that is being carried out.
+    newborn: Option<Newborn>,
 }
 
 impl Default for CoreTarget {
@@ -149,6 +162,7 @@ impl CoreTarget {
             files: Files::default(),
             hoards: Hoards::default(),
             opened: BTreeMap::new(),
+            newborn: None,
         }
     }
 
@@ -269,7 +283,10 @@ impl CoreTarget {
         let gone = self.life(name) != Some(Life::Live);
         let Some(task) = self.tasks.get_mut(name) else { return Outcome::said("gone") };
         match task.owed.take() {
-            Some(Owed { answer: Some(outcome) }) => outcome,
+            Some(Owed { answer: Some(outcome), child }) => {
+                self.born(child);
+                outcome
+            }
             _ if gone => Outcome::said("gone"),
             owed => {
                 task.owed = owed;
@@ -289,7 +306,7 @@ impl CoreTarget {
                 if self.world.thread(task.tid).is_none_or(|it| it.life != Life::Live) {
                     task.queue.clear();
                     task.files.clear();
-                    task.sleeping = false;
+                    task.sleeping = None;
                 }
             }
             let busy = self.tasks.iter().filter(|(_, task)| !task.queue.is_empty());
@@ -322,14 +339,21 @@ impl CoreTarget {
     /// Lets a task do what it was asked to, if it can. True if it did.
     fn go_on(&mut self, name: &str) -> bool {
         let Some(task) = self.tasks.get_mut(name) else { return false };
-        let (tid, was_sleeping) = (task.tid, task.sleeping);
-        if task.throttled || !(was_sleeping || self.world.runs(tid)) {
+        let (tid, was_sleeping) = (task.tid, task.sleeping.is_some());
+        let can = match task.sleeping {
+            Some(css) => self.world.is_offline(css),
+            None => self.world.runs(tid),
+        };
+        if task.throttled || !can {
             return false;
         }
         let Some(request) = task.queue.front().cloned() else { return false };
         let outcome = match request {
             Request::Nothing => Some(None),
-            Request::Answer(outcome) => Some(Some(outcome)),
+            Request::Answer(outcome, child) => {
+                self.newborn = child;
+                Some(Some(outcome))
+            }
             Request::Exit => {
                 let pid = task.pid;
                 task.queue.clear();
@@ -358,24 +382,25 @@ impl CoreTarget {
         let Some(task) = self.tasks.get_mut(name) else { return true };
         match outcome {
             None if task.throttled => false,
+            // It has noted what it waits for.
             None => {
-                task.sleeping = true;
                 self.world.set_asleep(tid, true);
-                !was_sleeping
+                true
             }
             Some(answer) => {
-                task.sleeping = false;
+                task.sleeping = None;
                 if was_sleeping {
                     self.world.set_asleep(tid, false);
                 }
                 // What it has done may end or halt itself.
                 self.world.settle();
+                let child = self.newborn.take();
                 let Some(task) = self.tasks.get_mut(name) else { return true };
                 let runs = self.world.runs(task.tid);
                 match answer {
                     Some(answer) if !runs => {
                         if let Some(front) = task.queue.front_mut() {
-                            *front = Request::Answer(answer);
+                            *front = Request::Answer(answer, child);
                         }
                         return true;
                     }
@@ -383,6 +408,7 @@ impl CoreTarget {
                         task.queue.pop_front();
                         if let (Some(owed), Some(answer)) = (&mut task.owed, answer) {
                             owed.answer = Some(answer);
+                            owed.child = child;
                         }
                     }
                 }
@@ -466,7 +492,12 @@ impl CoreTarget {
         self.world.take(fx);
         match did {
             None => Some(Outcome::broken(format!("cannot {}", step.act))),
-            Some(Did::Waits) => None,
+            Some(Did::Waits(css)) => {
+                if let Some(task) = name.and_then(|name| self.tasks.get_mut(name)) {
+                    task.sleeping = Some(css);
+                }
+                None
+            }
             Some(Did::Rest(rest)) => {
                 if let Rest::Shrink(shrink) = rest {
                     self.hoards.shrink(&mut self.world, shrink);
@@ -588,11 +619,18 @@ impl CoreTarget {
                 reaped: false,
                 files: Files::default(),
                 queue: VecDeque::new(),
-                sleeping: false,
+                sleeping: None,
                 throttled: false,
                 owed: None,
             },
         );
+    }
+
+    /// Takes up a task of which its maker has told.
+    fn born(&mut self, child: Option<Newborn>) {
+        if let Some(child) = child {
+            self.add(&child.name, child.tid, child.pid, &child.leader, child.parent);
+        }
     }
 
     /// Forks with the rights of a user into a place.
@@ -643,14 +681,23 @@ impl CoreTarget {
                     task.files = files;
                 }
                 match born {
-                    Ok(pid) => self.add(name, pid, pid, name, Some(leader)),
+                    Ok(pid) => {
+                        self.newborn = Some(Newborn {
+                            name: name.to_owned(),
+                            tid: pid,
+                            pid,
+                            leader: name.to_owned(),
+                            parent: Some(leader),
+                        });
+                    }
                     Err(errno) => return refused(errno),
                 }
             }
             _ => match self.world.start_thread(tid) {
                 Ok(born) => {
                     let pid = self.world.thread(tid).map_or(tid, |thread| thread.pid);
-                    self.add(name, born, pid, &leader, None);
+                    let name = name.to_owned();
+                    self.newborn = Some(Newborn { name, tid: born, pid, leader, parent: None });
                 }
                 Err(errno) => return refused(errno),
             },
@@ -822,7 +869,7 @@ impl CoreTarget {
                 let stopped = self
                     .tasks
                     .get(name)
-                    .is_some_and(|task| self.world.is_stopped(task.pid) && !task.sleeping);
+                    .is_some_and(|task| self.world.is_stopped(task.pid) && task.sleeping.is_none());
                 if stopped { "stopped" } else { "alive" }
             }
         }
@@ -875,7 +922,10 @@ impl CoreTarget {
         let Some(task) = self.tasks.get_mut(name) else { return Self::no_task(name) };
         match task.owed.take() {
             None => Outcome::said("nothing owed"),
-            Some(Owed { answer: Some(outcome) }) => outcome,
+            Some(Owed { answer: Some(outcome), child }) => {
+                self.born(child);
+                outcome
+            }
             Some(_) if gone => Outcome::said("gone"),
             owed => {
                 task.owed = owed;

@@ -6,13 +6,13 @@
 //! zombie, an orphan. Nothing takes time: [`World::settle`] performs effects and pumps until nothing
 //! is left to do, so what it shows is what a kernel shows once it has come to rest.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cgrove_core::{
-    Cgroup, Effect, Effects, Errno, EventFile, Fork, ForkFrom, Hierarchy, Membership, Opener,
-    Scope, Task, TaskId, Time,
+    Cgroup, CssId, Effect, Effects, Errno, EventFile, Fork, ForkFrom, Hierarchy, Membership,
+    Opener, Scope, Task, TaskId, Time,
 };
 
 use crate::case::Signal;
@@ -102,6 +102,8 @@ pub struct World {
     todo: VecDeque<Effect>,
     timers: Vec<(Time, Arc<EventFile>)>,
     notified: Vec<Arc<EventFile>>,
+    /// Csses that somebody waited for and that are offline.
+    offline: BTreeSet<CssId>,
 }
 
 impl World {
@@ -121,6 +123,7 @@ impl World {
             todo: VecDeque::new(),
             timers: Vec::new(),
             notified: Vec::new(),
+            offline: BTreeSet::new(),
         };
         for pid in [INIT, KTHREADD] {
             let root = Arc::clone(this.hierarchy.root());
@@ -192,6 +195,12 @@ impl World {
     #[must_use]
     pub fn is_stopped(&self, pid: u32) -> bool {
         self.processes.get(&pid).is_some_and(|it| it.stopped)
+    }
+
+    /// Whether a css that somebody has waited for is offline.
+    #[must_use]
+    pub fn is_offline(&self, css: CssId) -> bool {
+        self.offline.contains(&css)
     }
 
     /// Takes the notifications that have come since the last call.
@@ -437,7 +446,10 @@ impl World {
             }
             Effect::Freeze(id) => self.order(id, true),
             Effect::Unfreeze(id) => self.order(id, false),
-            // Pumping is what `settle` does, and whoever waits for a css tries again after it.
+            Effect::Offline(css) => {
+                self.offline.insert(css);
+            }
+            // Pumping is what `settle` does.
             _ => {}
         }
     }

@@ -496,7 +496,17 @@ impl Generator {
             Deed::KillFile => {
                 let path = self.cgroup();
                 let text = if self.chance(10) { "0" } else { "1" };
+                let leads = |target: &CoreTarget, _: &str, tid: u32| {
+                    target.world().thread(tid).is_some_and(|it| it.pid == tid)
+                        && !target.world().is_over(tid)
+                };
+                let before = self.tasks(leads);
                 self.emit(step(write(&path, "cgroup.kill", text)));
+                let after = self.tasks(leads);
+                // A write does not wait for those it kills; whoever looks next must.
+                for task in before.into_iter().filter(|task| !after.contains(task)) {
+                    self.emit(step(Act::Await { task }));
+                }
             }
             Deed::Limit => {
                 let path = self.cgroup();

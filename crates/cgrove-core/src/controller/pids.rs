@@ -20,6 +20,7 @@ use crate::effect::Effects;
 use crate::errno::Errno;
 use crate::event::EventFile;
 use crate::id::{CgroupId, TaskId};
+use crate::sync::mutant::{Mutant, broken};
 use crate::sync::{AtomicBool, AtomicU64, Ordering, barrier, invariant};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -204,7 +205,8 @@ impl PidsCss {
     fn try_charge(&self) -> Result<(), &PidsCss> {
         for (depth, css) in self.levels().enumerate() {
             let now = css.current.fetch_add(1, Ordering::Relaxed) + 1;
-            if now > css.limit.load(Ordering::Relaxed) {
+            let limit = css.limit.load(Ordering::Relaxed);
+            if now > limit || broken(Mutant::PidsOffByOne) && now == limit {
                 for undo in self.levels().take(depth + 1) {
                     undo.current.fetch_sub(1, Ordering::Relaxed);
                 }

@@ -4,6 +4,10 @@
 //! per-css teardown. A hierarchy built with one must make a concurrency test
 //! fail; the tests say so. Outside the checkers' builds the question "is this
 //! mutant on" is the constant `false` and leaves no code behind.
+//!
+//! The second half breaks a rule instead of a protocol. Nothing has to run at
+//! once to see it, so the replay of what Linux answered must: built with
+//! `--cfg cgrove_mutants`, `CGROVE_MUTANT` in the environment chooses one.
 
 /// One deliberate defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +48,43 @@ pub enum Mutant {
     DeadFreezes,
     /// A task reads as dead before it is unlinked.
     DeadBeforeUnlink,
+    /// A controller is enabled though a child of the parent's does not have it.
+    EnableUnavailable,
+    /// A controller is disabled though a child passes it on.
+    DisableInUse,
+    /// Domain controllers are enabled over a cgroup with tasks.
+    InternalTasks,
+    /// Whoever may write the destination may take tasks from anywhere.
+    CommonAncestorIgnored,
+    /// A thread leaves the domain of its process.
+    ThreadLeavesDomain,
+    /// A domain below a thread root counts as valid.
+    InvalidDomainIgnored,
+    /// Thawing a cgroup thaws it though one above is frozen.
+    AncestorFreezeIgnored,
+    /// A removed cgroup still counts for `cgroup.max.descendants`.
+    DyingCounts,
+    /// A fork that fills `pids.max` is refused.
+    PidsOffByOne,
+    /// A hidden task is listed.
+    HiddenListed,
+    /// `cgroup.kill` does not reach below.
+    KillStaysHere,
+}
+
+/// Whether the environment asks for this mutant, in builds that listen to it.
+#[inline]
+pub(crate) fn broken(which: Mutant) -> bool {
+    #[cfg(cgrove_mutants)]
+    {
+        extern crate std;
+        std::env::var("CGROVE_MUTANT").is_ok_and(|name| name == alloc::format!("{which:?}"))
+    }
+    #[cfg(not(cgrove_mutants))]
+    {
+        let _ = which;
+        false
+    }
 }
 
 /// Which mutant, if any, a hierarchy runs with.
@@ -62,8 +103,7 @@ impl Mutation {
         }
         #[cfg(not(any(loom, shuttle, test)))]
         {
-            let _ = which;
-            false
+            broken(which)
         }
     }
 }

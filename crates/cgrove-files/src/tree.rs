@@ -123,7 +123,7 @@ pub struct DirEntry {
 impl Tree {
     /// Starts a tree over a hierarchy. Cgroups may also be made, changed and
     /// removed there directly: they and their files then belong to the
-    /// superuser.
+    /// superuser, and whoever removes one says so with [`forget`](Self::forget).
     #[must_use]
     pub fn builder(hierarchy: Hierarchy) -> TreeBuilder {
         TreeBuilder {
@@ -344,6 +344,14 @@ impl Tree {
         self.hierarchy.remove(&cgroup, fx)?;
         self.store.forget(cgroup.id());
         Ok(())
+    }
+
+    /// A cgroup was removed past the tree: what is kept of its owners and marks
+    /// is of no use any more.
+    pub fn forget(&self, cgroup: &Cgroup) {
+        if cgroup.is_dead() {
+            self.store.forget(cgroup.id());
+        }
     }
 
     /// Refuses to make a file (`open` with O_CREAT and O_EXCL).
@@ -654,7 +662,11 @@ mod tests {
         tree.mkdir(&tree.walk(b"a", &root)?.cgroup().clone(), b"b", 0o755, &user, &mut fx)?;
         assert_eq!(tree.kept(), 2);
         tree.rmdir(&tree.walk(b"a", &root)?.cgroup().clone(), b"b", &user, &mut fx)?;
-        tree.rmdir(&top, b"a", &root, &mut fx)?;
+        let a = tree.walk(b"a", &root)?.cgroup().clone();
+        tree.forget(&a);
+        assert_eq!(tree.kept(), 1, "it is still there");
+        tree.hierarchy().remove(&a, &mut fx)?;
+        tree.forget(&a);
         assert_eq!(tree.kept(), 0);
         Ok(())
     }

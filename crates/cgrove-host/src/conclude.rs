@@ -29,7 +29,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         reason = Reason::PidsMax;
     }
     let (peak, at_most) = run.ledger.peak();
-    let every_task_asks = gated && run.options.pids_max.is_some();
+    let every_task_asks = gated && run.options.limits_tasks();
     let class = if gated { Class::Exact } else { Class::Sampled };
     let mut warnings = Vec::new();
     if !gated {
@@ -38,6 +38,18 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
             warnings
                 .push(format!("--pids-max was exceeded and {hits} processes were killed for it"));
         }
+    }
+    if let Err(errno) = run.door {
+        warnings.push(format!(
+            "nobody could look in from outside: {} ({errno:?}) for the folder of the live runs",
+            errno.desc()
+        ));
+    }
+    if run.late_limit {
+        warnings.push(
+            "the task limit was set after the start: threads did not ask, and were counted late"
+                .to_owned(),
+        );
     }
     if let Some(pid) = run.entered {
         warnings.push(format!(
@@ -52,6 +64,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         ));
     }
     let sigchld_ignored = run.caller.sigchld_ignored;
+    let pids = Feature::Pids.class(run.backend, sigchld_ignored);
     let kill = Feature::Kill.class(run.backend, sigchld_ignored);
     Report {
         pid: Some(run.command),
@@ -60,6 +73,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         exit,
         reason,
         exec_error: run.exec_error.map(|errno| format!("{errno:?}")),
+        limits: Limits { pids_max: run.ledger.limit(), ..limits(run.options) },
         pids_max: PidsMax { hits: Some(hits), place: (hits > 0).then_some(place) },
         wall_ns: nanos(run.started.elapsed()),
         cpu: run.accounting.finish(),
@@ -81,7 +95,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
             class,
         },
         classes: Classes {
-            pids: Feature::Pids.class(run.backend, sigchld_ignored),
+            pids: if run.late_limit { pids.min(Class::Sampled) } else { pids },
             kill: if run.entered.is_some() { kill.min(Class::Sampled) } else { kill },
         },
         warnings,
@@ -133,9 +147,17 @@ pub(crate) fn degraded(options: &RunOptions, wall_ns: u64, cpu: CpuTime, sweep: 
     }
 }
 
+fn limits(options: &RunOptions) -> Limits {
+    let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    Limits {
+        pids_max: options.pids_max,
+        timeout_ms: options.timeout.map(millis),
+        kill_grace_ms: millis(options.kill_grace),
+    }
+}
+
 /// A report in which nothing is known but what was asked.
 fn blank(options: &RunOptions) -> Report {
-    let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let lossy = |word: &OsString| word.to_string_lossy().into_owned();
     Report {
         version: VERSION,
@@ -147,11 +169,7 @@ fn blank(options: &RunOptions) -> Report {
         exit: Exit { code: None, signal: None, status: FAILED },
         reason: Reason::SupervisorKilled,
         exec_error: None,
-        limits: Limits {
-            pids_max: options.pids_max,
-            timeout_ms: options.timeout.map(millis),
-            kill_grace_ms: millis(options.kill_grace),
-        },
+        limits: limits(options),
         pids_max: PidsMax { hits: None, place: None },
         wall_ns: 0,
         cpu: Cpu { user_ns: 0, system_ns: 0, class: Class::Unknown, note: None },

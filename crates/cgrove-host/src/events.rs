@@ -23,6 +23,8 @@ pub enum Event {
     Front,
     /// The command reports from before its exec.
     Launch,
+    /// Somebody outside asks about the run.
+    Door,
 }
 
 /// The descriptors to wait on; `None` is skipped.
@@ -35,10 +37,12 @@ pub struct Sources<'a> {
     pub front: Option<BorrowedFd<'a>>,
     /// The command's socket.
     pub launch: Option<BorrowedFd<'a>>,
+    /// The door's socket.
+    pub door: Option<BorrowedFd<'a>>,
 }
 
 /// What one wait found, in the order in which to handle it.
-pub type Ready = [Option<Event>; 4];
+pub type Ready = [Option<Event>; 5];
 
 /// Waits until something happens or the time is up.
 pub fn wait<'a>(sources: &Sources<'a>, timeout: PollTimeout) -> Result<Ready, Errno> {
@@ -47,19 +51,22 @@ pub fn wait<'a>(sources: &Sources<'a>, timeout: PollTimeout) -> Result<Ready, Er
         Some(fd) => (fd, PollFlags::POLLIN),
         None => (sources.signals, PollFlags::empty()),
     };
-    let (gate, front, launch) = (entry(sources.gate), entry(sources.front), entry(sources.launch));
+    let (gate, front) = (entry(sources.gate), entry(sources.front));
+    let (launch, door) = (entry(sources.launch), entry(sources.door));
     let mut fds = [
         PollFd::new(gate.0, gate.1),
         PollFd::new(sources.signals, PollFlags::POLLIN),
         PollFd::new(front.0, front.1),
         PollFd::new(launch.0, launch.1),
+        PollFd::new(door.0, door.1),
     ];
     match poll(&mut fds, timeout) {
-        Ok(0) | Err(Errno::EINTR) => return Ok([None; 4]),
+        Ok(0) | Err(Errno::EINTR) => return Ok([None; 5]),
         Ok(_) => {}
         Err(errno) => return Err(errno),
     }
-    let [gate, signals, front, launch] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::all()));
+    let [gate, signals, front, launch, door] =
+        fds.map(|fd| fd.revents().unwrap_or(PollFlags::all()));
     let event = |revents: PollFlags, event| (!revents.is_empty()).then_some(event);
     let gate = if gate.contains(PollFlags::POLLIN) {
         Some(Event::Asked)
@@ -71,5 +78,6 @@ pub fn wait<'a>(sources: &Sources<'a>, timeout: PollTimeout) -> Result<Ready, Er
         event(signals, Event::Child),
         event(front, Event::Front),
         event(launch, Event::Launch),
+        event(door, Event::Door),
     ])
 }

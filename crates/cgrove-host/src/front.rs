@@ -20,6 +20,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp};
 
 use crate::conclude;
+use crate::door;
 use crate::error::HostError;
 use crate::inherited;
 use crate::kill::Sweep;
@@ -296,6 +297,7 @@ impl Front {
                 }
             }
         }
+        door::remove(&options.name);
         conclude::degraded(options, nanos(started.elapsed()), self.cpu, &sweep)
     }
 }

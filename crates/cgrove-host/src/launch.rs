@@ -36,6 +36,8 @@ pub struct Caller {
 pub struct Launch<'a> {
     /// Command and arguments.
     pub argv: &'a [CString],
+    /// `NAME=value` strings, see [`environment`].
+    pub environment: &'a [CString],
     /// What to restore.
     pub caller: &'a Caller,
     /// The gate's filter; `None` for the reaper backend.
@@ -64,6 +66,20 @@ pub fn argv(command: &[OsString]) -> Result<Vec<CString>, HostError> {
             })
         })
         .collect()
+}
+
+/// The caller's environment, with the run's name in `CGROVE`: with it what runs inside can look at
+/// its own limits.
+pub fn environment(name: &str) -> Vec<CString> {
+    let ours = [(OsString::from("CGROVE"), OsString::from(name))];
+    let theirs = std::env::vars_os().filter(|(key, _)| key != "CGROVE");
+    let word = |(mut key, value): (OsString, OsString)| {
+        key.push("=");
+        key.push(value);
+        // There is no NUL in an environment, nor in a name.
+        CString::new(key.into_vec()).ok()
+    };
+    theirs.chain(ours).filter_map(word).collect()
 }
 
 /// Forks the command. Returns its pid and the socket on which it reports.
@@ -116,7 +132,7 @@ fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
     }
     let _ = launch.caller.mask.thread_set_mask();
     let argv: Vec<&CStr> = launch.argv.iter().map(CString::as_c_str).collect();
-    let errno = sys::exec(&argv);
+    let errno = sys::exec(&argv, launch.environment);
     let _ = FromCommand::ExecFailed(errno).send(report.as_fd());
     sys::exit_now(exec_status(errno))
 }

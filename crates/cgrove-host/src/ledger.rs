@@ -29,6 +29,9 @@
 //! So `current` is at least the number of tasks that exist, at all times. Kernel threads that
 //! io_uring adds to a process do not pass the gate; the next census takes them in.
 
+mod files;
+
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,6 +40,8 @@ use cgrove_core::{
     Cgroup, Effect, Effects, Errno as CoreErrno, Fork, ForkFrom, Hierarchy, Limit, Membership,
     Pids, PidsCss, SsMask, Task, TaskId, Time,
 };
+
+use cgrove_files::Tree;
 
 use crate::mutant::{self, Mutant};
 use crate::scan::{Census, Scanner, Seen};
@@ -73,6 +78,8 @@ struct Unproven {
 /// One group of tasks in the core.
 pub struct Ledger {
     hierarchy: Hierarchy,
+    /// The hierarchy's interface files, made for the first who asks for them.
+    tree: OnceCell<Tree>,
     group: Arc<Cgroup>,
     /// The group's path, while it had one.
     path: String,
@@ -118,6 +125,7 @@ impl Ledger {
             pids.set_max(Limit::N(limit))?;
         }
         let mut ledger = Ledger {
+            tree: OnceCell::new(),
             hierarchy,
             path: group.path(),
             group,
@@ -301,6 +309,14 @@ impl Ledger {
     /// The first process that `/proc` did not let us look into.
     pub fn hidden(&self) -> Option<RawPid> {
         self.first_hidden
+    }
+
+    /// The task limit; `None` is `max`.
+    pub fn limit(&self) -> Option<u64> {
+        match self.pids.max() {
+            Limit::N(max) => Some(max),
+            Limit::Max => None,
+        }
     }
 
     /// Forks let through so far.

@@ -21,6 +21,7 @@
 
 pub mod accounting;
 mod conclude;
+pub mod door;
 pub mod error;
 mod events;
 pub mod filter;

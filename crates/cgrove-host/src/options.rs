@@ -63,8 +63,12 @@ pub struct RunOptions {
     pub command: Vec<OsString>,
     /// The group's name.
     pub name: String,
+    /// The user chose that name, and will call the run by it.
+    pub named: bool,
     /// At most this many tasks at a time; `None` is `max`.
     pub pids_max: Option<u64>,
+    /// Interface files to write before the command starts, in this order.
+    pub set: Vec<(String, String)>,
     /// How long the command may run.
     pub timeout: Option<Duration>,
     /// Between SIGTERM and SIGKILL.
@@ -78,6 +82,11 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    /// Whether a task limit is asked for, so that threads have to ask at the gate too.
+    pub fn limits_tasks(&self) -> bool {
+        self.pids_max.is_some() || self.set.iter().any(|(file, _)| file == "pids.max")
+    }
+
     /// Whether nothing but the gate will do, given what the caller handed us.
     pub fn needs_gate(&self, sigchld_ignored: bool) -> bool {
         self.backend == BackendChoice::Only(Backend::Gate)

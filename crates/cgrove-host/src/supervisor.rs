@@ -23,6 +23,7 @@ use nix::unistd::{getpid, getppid, setsid};
 
 use crate::accounting::Accounting;
 use crate::conclude;
+use crate::door::{Door, Request};
 use crate::error::HostError;
 use crate::events::{self, Event, Sources};
 use crate::filter::{self, Namespace};
@@ -86,12 +87,16 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) sampler: Sampler,
     /// Who entered a pid namespace that may not be of the tree.
     pub(crate) entered: Option<RawPid>,
+    /// A task limit was set after the start, so that threads do not ask.
+    pub(crate) late_limit: bool,
     phase: Phase,
     scanner: Scanner,
     signals: SignalFd,
     front: Option<OwnedFd>,
     launch: Option<OwnedFd>,
     gate: Option<Gate>,
+    /// Why nobody can come in from outside, if so.
+    pub(crate) door: Result<Door, Errno>,
     failure: Option<HostError>,
 }
 
@@ -132,7 +137,7 @@ impl<'a> Supervisor<'a> {
 
         let argv = launch::argv(&options.command)?;
         let wants_gate = options.backend != BackendChoice::Only(Backend::Reaper);
-        let program = if wants_gate { filter::program(options.pids_max.is_some()) } else { None };
+        let program = if wants_gate { filter::program(options.limits_tasks()) } else { None };
         let gate_or_nothing = options.needs_gate(caller.sigchld_ignored);
         if program.is_none() && gate_or_nothing {
             return Err(no_gate(options, caller, Errno::EOPNOTSUPP));
@@ -155,13 +160,33 @@ impl<'a> Supervisor<'a> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&mask, flags).map_err(setup)?;
         let scanner = Scanner::open(getpid().as_raw())?;
-        let ledger = Ledger::new(&options.name, options.pids_max, started).map_err(|e| {
+        let mut ledger = Ledger::new(&options.name, options.pids_max, started).map_err(|e| {
             HostError::new("cannot set up the group", e.name(), "check --name and --pids-max")
         })?;
+        for (file, value) in &options.set {
+            ledger.set("", file, value.as_bytes()).map_err(|errno| {
+                HostError::new(
+                    format_args!("cannot set {file} to {value}"),
+                    format_args!("{} ({errno:?})", errno.desc()),
+                    "see cgroup-v2.rst for its values; what is not enforced here has no files",
+                )
+            })?;
+        }
         let front_copy = front.try_clone_to_owned().map_err(|_| setup(Errno::EMFILE))?;
         check_spare_descriptors(front).map_err(setup)?;
 
-        let launch = Launch { argv: &argv, caller, gate: program.as_deref(), gate_or_nothing };
+        let door = Door::open(&options.name);
+        if options.named && matches!(door, Err(Errno::EEXIST)) {
+            return Err(HostError::new(
+                format_args!("cannot start a run called {}", options.name),
+                "there is one already (EEXIST)",
+                "choose another --name; `cgrove tree` shows what runs",
+            ));
+        }
+        let environment = launch::environment(&options.name);
+        let environment = environment.as_slice();
+        let launch =
+            Launch { environment, argv: &argv, caller, gate: program.as_deref(), gate_or_nothing };
         let (command, socket) = launch::start(&launch)?;
         // Not before the command exists: it stays in the caller's session. Cannot fail, for a fork
         // of the front leads no process group.
@@ -171,8 +196,14 @@ impl<'a> Supervisor<'a> {
             let _ = setsid();
         }
         // What the command was handed is its own to close: a reader waits for the last holder.
-        let kept =
-            [front.as_fd(), front_copy.as_fd(), signals.as_fd(), scanner.as_fd(), socket.as_fd()];
+        let mut kept = vec![
+            front.as_fd(),
+            front_copy.as_fd(),
+            signals.as_fd(),
+            scanner.as_fd(),
+            socket.as_fd(),
+        ];
+        kept.extend(door.iter().flat_map(Door::fds));
         inherited::let_go(&kept);
         // Not before the command is on its way; a refusal costs nothing but the disguise.
         let _ = title::set(&format!("cg-reaper {}", options.name));
@@ -192,12 +223,14 @@ impl<'a> Supervisor<'a> {
             sweep: Sweep::default(),
             sampler: Sampler::default(),
             entered: None,
+            late_limit: false,
             phase: Phase::Running { timeout: options.timeout.and_then(|t| started.checked_add(t)) },
             scanner,
             signals,
             front: Some(front_copy),
             launch: Some(socket),
             gate: None,
+            door,
             failure: None,
         };
         if let Err(error) = supervisor.watch() {
@@ -220,7 +253,7 @@ impl<'a> Supervisor<'a> {
         } else if filter::program(false).is_none() {
             self.without_gate(gate::why_not(Errno::EOPNOTSUPP));
         }
-        if self.options.pids_max.is_none() {
+        if !self.options.limits_tasks() {
             // Threads do not ask then.
             self.sampler.forked();
         }
@@ -234,6 +267,7 @@ impl<'a> Supervisor<'a> {
                 signals: self.signals.as_fd(),
                 front: self.front.as_ref().map(AsFd::as_fd),
                 launch: self.launch.as_ref().map(AsFd::as_fd),
+                door: self.door.as_ref().ok().map(AsFd::as_fd),
             };
             let ready = match events::wait(&sources, self.wait_time()) {
                 Ok(ready) => ready,
@@ -251,6 +285,7 @@ impl<'a> Supervisor<'a> {
                     Event::Child => self.on_child(),
                     Event::Front => self.on_front(),
                     Event::Launch => self.on_launch(),
+                    Event::Door => self.on_door(),
                 }
             }
             self.on_time();
@@ -478,6 +513,37 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    fn on_door(&mut self) {
+        // A few at a time: whoever waits at the gate comes first.
+        for _ in 0..4 {
+            let Some(knock) = self.door.as_ref().ok().and_then(Door::knock) else { return };
+            let result = self.serve(&knock.request);
+            knock.answer(result);
+        }
+    }
+
+    fn serve(&mut self, request: &Request) -> Result<Vec<u8>, Errno> {
+        // What is told is to be true now, and not when somebody last asked.
+        match self.backend {
+            Backend::Gate => drop(self.ledger.reconcile(&mut self.scanner)),
+            Backend::Reaper => self.sample(),
+        }
+        match request {
+            Request::List { path } => self.ledger.list(path),
+            Request::Get { path, file, offset } => self.ledger.get(path, file, *offset),
+            Request::Set { path, file, value } => {
+                let killed = self.ledger.set(path, file, value)?;
+                if file == "pids.max" && !self.options.limits_tasks() {
+                    self.late_limit = true;
+                }
+                if killed {
+                    self.kill();
+                }
+                Ok(Vec::new())
+            }
+        }
+    }
+
     fn without_gate(&mut self, reason: String) {
         self.backend = Backend::Reaper;
         self.backend_reason = reason;
@@ -593,7 +659,7 @@ impl<'a> Supervisor<'a> {
             self.refused += self.sweep.newest(&mut self.scanner, &census, excess);
         }
         let always = self.backend == Backend::Reaper || self.accounting.is_sampled();
-        let threads_unseen = self.options.pids_max.is_none();
+        let threads_unseen = !self.options.limits_tasks();
         self.sampler.done(begun, census.tasks.len(), always, threads_unseen);
     }
 

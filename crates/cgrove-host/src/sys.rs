@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use std::convert::Infallible;
-use std::ffi::{CStr, c_int, c_long, c_ulong};
+use std::ffi::{CStr, CString, c_int, c_long, c_ulong};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
@@ -400,12 +400,12 @@ pub fn block_all_signals() -> Result<SigSet, Errno> {
     SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)
 }
 
-/// execvp(3): returns only the error. `argv` must not be empty.
-pub fn exec(argv: &[&CStr]) -> Errno {
+/// execvpe(3): returns only the error. `argv` must not be empty.
+pub fn exec(argv: &[&CStr], environment: &[CString]) -> Errno {
     let Some(file) = argv.first() else {
         return Errno::EINVAL;
     };
-    let result: Result<Infallible, Errno> = nix::unistd::execvp(file, argv);
+    let result: Result<Infallible, Errno> = nix::unistd::execvpe(file, argv, environment);
     match result {
         Err(errno) => errno,
         Ok(never) => match never {},

@@ -4,6 +4,7 @@
 //! command; and they are one line with a hint.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use cgrove_host::options::{BackendChoice, Feature, Requirement, RunOptions};
 use cgrove_host::report::{Backend, Class};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::live::Live;
 
 /// Names are directory names in a cgroup tree.
 const NAME_MAX: usize = 255;
@@ -26,6 +29,8 @@ pub enum Command {
         /// As JSON.
         json: bool,
     },
+    /// `cgrove tree`, `ls`, `get`, `set`
+    Live(Live),
 }
 
 /// `cgrove run`, resolved.
@@ -67,6 +72,33 @@ enum Sub {
         #[arg(long)]
         json: bool,
     },
+    /// Show the live runs of this user and their cgroups
+    Tree {
+        /// Only this run
+        name: Option<String>,
+    },
+    /// List the files of a live run's cgroup, and the cgroups below it (those end in /)
+    Ls {
+        /// The run's name, and a path below its cgroup: demo or demo/inner
+        path: String,
+    },
+    /// Print an interface file of a live run
+    Get {
+        /// As for ls
+        path: String,
+        /// The file, e.g. pids.current
+        file: String,
+    },
+    /// Write an interface file of a live run
+    Set {
+        /// As for ls
+        path: String,
+        /// The file, e.g. pids.max
+        file: String,
+        /// What to write
+        #[arg(allow_hyphen_values = true)]
+        value: OsString,
+    },
 }
 
 #[derive(Args)]
@@ -76,6 +108,10 @@ struct RunArgs {
     /// At most N tasks (processes and threads) at a time
     #[arg(long, value_name = "N|max", value_parser = pids_max)]
     pids_max: Option<PidsMax>,
+
+    /// Write an interface file of the run's cgroup before the command starts, e.g. pids.max=64
+    #[arg(long, value_name = "FILE=VALUE", value_parser = setting)]
+    set: Vec<(String, String)>,
 
     /// End the whole tree after this long (90, 1.5s, 10m)
     #[arg(long, value_name = "DURATION", value_parser = timeout)]
@@ -139,11 +175,17 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     let cli = Cli::try_parse_from(args).map_err(stop)?;
     Ok(match cli.command {
         Sub::Doctor { json } => Command::Doctor { json },
+        Sub::Tree { name } => Command::Live(Live::Tree(name)),
+        Sub::Ls { path } => Command::Live(Live::Ls(path)),
+        Sub::Get { path, file } => Command::Live(Live::Get(path, file)),
+        Sub::Set { path, file, value } => Command::Live(Live::Set(path, file, value.into_vec())),
         Sub::Run(args) => Command::Run(Run {
             options: RunOptions {
                 command: args.command,
+                named: args.name.is_some(),
                 name: args.name.unwrap_or_else(|| format!("run-{}", std::process::id())),
                 pids_max: args.pids_max.and_then(|PidsMax(max)| max),
+                set: args.set,
                 timeout: args.timeout,
                 kill_grace: args.kill_grace,
                 backend: match args.backend {
@@ -168,13 +210,17 @@ fn stop(error: clap::Error) -> Stop {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return Stop::Text(text),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             return Stop::Misuse(
-                "no subcommand: there are run and doctor; see `cgrove --help`".into(),
+                "no subcommand: there are run, tree, ls, get, set and doctor; see `cgrove --help`"
+                    .into(),
             );
         }
         ErrorKind::MissingRequiredArgument => {
-            return Stop::Misuse(
-                "no command to run: it comes after the options; see `cgrove run --help`".into(),
-            );
+            let missing = text.split("\n\n").next().unwrap_or_default();
+            if missing.contains("COMMAND") {
+                return Stop::Misuse(
+                    "no command to run: it comes after the options; see `cgrove run --help`".into(),
+                );
+            }
         }
         _ => {}
     }
@@ -193,6 +239,13 @@ fn pids_max(text: &str) -> Result<PidsMax, String> {
     match text.parse::<u64>() {
         Ok(n) if n <= PIDS_MAX_LIMIT => Ok(PidsMax(Some(n))),
         _ => Err(format!("not a number from 0 to {PIDS_MAX_LIMIT}, nor `max`")),
+    }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((file, value)) if !file.is_empty() => Ok((file.to_owned(), value.to_owned())),
+        _ => Err("write it as FILE=VALUE, e.g. pids.max=64".to_owned()),
     }
 }
 
@@ -257,7 +310,7 @@ mod tests {
         let args = ["cgrove", "run"].iter().chain(args).map(OsString::from).collect();
         match parse(args) {
             Ok(Command::Run(run)) => Ok(run),
-            Ok(Command::Doctor { .. }) => Err("doctor".to_owned()),
+            Ok(_) => Err("another command".to_owned()),
             Err(Stop::Text(text) | Stop::Misuse(text)) => Err(text),
         }
     }

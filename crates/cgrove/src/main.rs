@@ -10,6 +10,7 @@
 mod cli;
 mod doctor;
 mod json;
+mod live;
 mod run;
 mod say;
 mod stream;
@@ -28,6 +29,7 @@ fn cgrove(args: Vec<OsString>) -> i32 {
     match cli::parse(args) {
         Ok(cli::Command::Run(run)) => run::run(&run, closed[1]),
         Ok(cli::Command::Doctor { json }) => doctor::doctor(json),
+        Ok(cli::Command::Live(what)) => live::live(what),
         Err(cli::Stop::Text(text)) => say::out(&text),
         Err(cli::Stop::Misuse(line)) => {
             say::line(&line);

@@ -32,7 +32,12 @@ pub fn failed(error: &dyn Display) -> i32 {
 
 /// Text that was asked for, on standard output; returns the exit status.
 pub fn out(text: &str) -> i32 {
-    match stream::write_all(stream::stdout(), text.as_bytes()) {
+    bytes(text.as_bytes())
+}
+
+/// The same for what need not be text.
+pub fn bytes(bytes: &[u8]) -> i32 {
+    match stream::write_all(stream::stdout(), bytes) {
         Ok(()) => 0,
         Err(error) => {
             failed(&format_args!("cannot write to standard output: {error}; check where it leads"))

@@ -74,11 +74,10 @@ impl PageCounter {
         self.local_peak.load(Ordering::Relaxed)
     }
 
-    /// Starts a new local peak at today's usage, which is returned.
-    pub(crate) fn reset_local_peak(&self) -> u64 {
+    /// Starts a new local peak at today's usage. Returns that, and the old peak.
+    pub(crate) fn reset_local_peak(&self) -> (u64, u64) {
         let usage = self.usage();
-        self.local_peak.store(usage, Ordering::Relaxed);
-        usage
+        (usage, self.local_peak.swap(usage, Ordering::Relaxed))
     }
 
     /// How much more fits below the limit of this level.

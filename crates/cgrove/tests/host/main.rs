@@ -11,6 +11,7 @@ mod identity;
 mod inputs;
 mod kit;
 mod limits;
+mod live;
 mod odd;
 mod outcome;
 mod signals;
@@ -55,11 +56,12 @@ macro_rules! tests {
 }
 use tests;
 
-const MODULES: [(&str, &[Test]); 9] = [
+const MODULES: [(&str, &[Test]); 10] = [
     ("faults", faults::TESTS),
     ("identity", identity::TESTS),
     ("inputs", inputs::TESTS),
     ("limits", limits::TESTS),
+    ("live", live::TESTS),
     ("odd", odd::TESTS),
     ("outcome", outcome::TESTS),
     ("signals", signals::TESTS),

@@ -6,9 +6,10 @@
 //! keeps one *local* peak that each such write starts anew, and each file that
 //! has written keeps a floor of its own.
 //!
-//! As in Linux, a reset by one file raises the floor of the others to the
-//! usage at that moment and no higher: what the local peak had reached before
-//! is lost to them (`peak_write`).
+//! A reset by one file must not lower what another reads: before the local peak
+//! starts anew, what it had reached is raised into the floors of the others.
+//! Linux 7.2 raises them to the usage at that moment only (`peak_write`), and so
+//! forgets their peaks.
 
 use super::{MemoryCss, Resource};
 use crate::controller::page_counter::PAGE_SIZE;
@@ -52,7 +53,8 @@ impl Peak {
         let counter = self.css.counter(self.resource);
         let pages = match self.floor.load(Ordering::Relaxed) {
             UNSET => counter.peak(),
-            floor => floor.max(counter.local_peak()),
+            // A charge between the two steps of a reset shows in the usage alone.
+            floor => floor.max(counter.local_peak()).max(counter.usage()),
         };
         pages * PAGE_SIZE
     }
@@ -69,10 +71,10 @@ impl Peak {
             Resource::Swap => &self.css.swap_peaks,
         };
         let mut watchers = watchers.0.lock();
-        let usage = self.css.counter(self.resource).reset_local_peak();
+        let (usage, reached) = self.css.counter(self.resource).reset_local_peak();
         watchers.retain(|watcher| {
             let Some(floor) = watcher.upgrade() else { return false };
-            floor.fetch_max(usage, Ordering::Relaxed);
+            floor.fetch_max(reached, Ordering::Relaxed);
             true
         });
         if self.floor.swap(usage, Ordering::Relaxed) == UNSET {

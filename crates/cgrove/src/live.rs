@@ -1,0 +1,124 @@
+//! A live run from outside: `cgrove tree`, `ls`, `get` and `set`.
+//!
+//! A path begins with a run's name and goes on below its cgroup: `demo`, `demo/inner`. What is read
+//! and written are the cgroup's interface files, as below a cgroup mount.
+
+use cgrove_host::door::{self, CHUNK, Request};
+use cgrove_host::error::HostError;
+use nix::errno::Errno;
+
+use crate::say;
+
+/// One of these commands.
+pub enum Live {
+    /// The runs of this user, or one of them, with their cgroups.
+    Tree(Option<String>),
+    /// What a cgroup's directory holds.
+    Ls(String),
+    /// Reads a file.
+    Get(String, String),
+    /// Writes a file.
+    Set(String, String, Vec<u8>),
+}
+
+/// Performs it; returns the exit status.
+pub fn live(what: Live) -> i32 {
+    let done = match what {
+        Live::Tree(None) => door::runs().map(|names| {
+            // A run may end while the others are looked at.
+            names.iter().filter_map(|name| tree(name).ok()).collect::<String>().into_bytes()
+        }),
+        Live::Tree(Some(name)) => tree(&name).map(String::into_bytes),
+        Live::Ls(path) => list(&path).map(|names| {
+            names.iter().flat_map(|name| [name.as_str(), "\n"]).collect::<String>().into_bytes()
+        }),
+        Live::Get(path, file) => get(&path, &file),
+        Live::Set(path, file, value) => set(&path, &file, value).map(|()| Vec::new()),
+    };
+    match done {
+        Ok(text) => say::bytes(&text),
+        Err(error) => say::failed(&error),
+    }
+}
+
+/// A run's name and the path below its cgroup.
+fn parts(path: &str) -> (&str, String) {
+    let (name, below) =
+        path.trim_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));
+    (name, below.to_owned())
+}
+
+fn list(path: &str) -> Result<Vec<String>, HostError> {
+    let (name, below) = parts(path);
+    let names = door::ask(name, &Request::List { path: below })?
+        .map_err(|errno| refused("list", path, "", errno))?;
+    Ok(String::from_utf8_lossy(&names).lines().map(str::to_owned).collect())
+}
+
+fn get(path: &str, file: &str) -> Result<Vec<u8>, HostError> {
+    let (name, below) = parts(path);
+    let mut content = Vec::new();
+    loop {
+        let (path_below, file_name) = (below.clone(), file.to_owned());
+        let offset = content.len() as u64;
+        let request = Request::Get { path: path_below, file: file_name, offset };
+        let chunk = door::ask(name, &request)?.map_err(|e| refused("read", path, file, e))?;
+        content.extend_from_slice(&chunk);
+        if chunk.len() < CHUNK {
+            return Ok(content);
+        }
+    }
+}
+
+fn set(path: &str, file: &str, value: Vec<u8>) -> Result<(), HostError> {
+    let (name, below) = parts(path);
+    let request = Request::Set { path: below, file: file.to_owned(), value };
+    door::ask(name, &request)?.map(drop).map_err(|errno| refused("write", path, file, errno))
+}
+
+/// A run with its cgroups, one a line: the name, and how many tasks of how many there may be.
+fn tree(name: &str) -> Result<String, HostError> {
+    let mut text = String::new();
+    let mut todo = vec![(name.to_owned(), 0)];
+    while let Some((path, depth)) = todo.pop() {
+        let names = match list(&path) {
+            Ok(names) => names,
+            Err(error) if depth == 0 => return Err(error),
+            // Removed meanwhile.
+            Err(_) => continue,
+        };
+        let number = |file: &str| {
+            let text = get(&path, file).ok()?;
+            Some(String::from_utf8_lossy(&text).trim_end().to_owned())
+        };
+        let own = path.rsplit('/').next().unwrap_or_default();
+        let indent = 2 * depth;
+        text.push_str(&format!("{:indent$}{own}", ""));
+        if let (Some(current), Some(max)) = (number("pids.current"), number("pids.max")) {
+            text.push_str(&format!("  {current} of {max} tasks"));
+        }
+        text.push('\n');
+        let below = names.iter().filter_map(|name| name.strip_suffix('/')).rev();
+        todo.extend(below.map(|name| (format!("{path}/{name}"), depth + 1)));
+    }
+    Ok(text)
+}
+
+fn refused(verb: &str, path: &str, file: &str, errno: Errno) -> HostError {
+    let advice = match errno {
+        Errno::ENOENT => {
+            "`cgrove ls` shows what there is; a controller that is not enforced has no files"
+        }
+        Errno::EINVAL | Errno::ERANGE | Errno::E2BIG => {
+            "write a value that the file takes, see cgroup-v2.rst"
+        }
+        Errno::EACCES | Errno::EPERM => "the file's mode and owner forbid it",
+        Errno::ENODEV => "the cgroup was removed",
+        Errno::EBUSY => "tasks, children or their controllers are in the way",
+        Errno::EOPNOTSUPP => "this run cannot do that, see the README",
+        _ => "see cgroup-v2.rst for what the file allows",
+    };
+    let of = if file.is_empty() { String::new() } else { format!("{file} of ") };
+    let why = format_args!("{} ({errno:?})", errno.desc()).to_string();
+    HostError::new(format_args!("cannot {verb} {of}{path}"), why, advice)
+}

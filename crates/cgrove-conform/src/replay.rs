@@ -201,8 +201,7 @@ impl Known {
         if self.is_beyond(step) && *ours == Outcome::Refused("ENOENT".into()) {
             return None;
         }
-        // As text: a transcript does not tell blanks at the ends of lines.
-        Some(print_outcome(&self.expected(step, kernel)) == print_outcome(ours))
+        Some(self.expected(step, kernel) == *ours)
     }
 }
 
@@ -337,4 +336,60 @@ fn play_beside<'a>(
     let mut ours = Vec::new();
     play(&mut CoreTarget::default(), case, |_, _, outcome| ours.push(outcome))?;
     Ok(kernel.zip(ours).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lang::parse_step;
+
+    const LIST: &str = "# words
+not-built memory.pressure cgroup.pressure
+defect frozen-counter The dead count.
+  freezer/a 3 5
+older early 6.12 does it early.
+  freezer/b 1
+";
+
+    #[test]
+    fn a_list_names_the_very_steps() {
+        let known = Known::parse(LIST).expect("it is well-formed");
+        assert_eq!(known.reasons.len(), 2);
+        assert_eq!(known.reasons[0].kind, Kind::Defect);
+        assert_eq!(known.reasons[1].words, "6.12 does it early.");
+        assert_eq!(known.places.get(&("freezer/a".into(), 5)), Some(&0));
+        assert_eq!(known.places.get(&("freezer/a".into(), 4)), None);
+    }
+
+    #[test]
+    fn a_list_that_makes_no_sense_is_refused() {
+        for bad in [
+            "  freezer/a 3",
+            "defect x y\n  freezer/a",
+            "defect x y\n  freezer/a three",
+            "defect x y\n  freezer/a 3\n  freezer/a 3",
+            "excuse x y",
+            "defect",
+        ] {
+            assert!(Known::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_is_neither_listed_nor_compared() {
+        let known = Known::parse(LIST).expect("it is well-formed");
+        let agree = |step: &str, kernel: Outcome, ours: Outcome| {
+            known.agree(&parse_step(step).expect("a step"), &kernel, &ours)
+        };
+        let text = |text: &str| Outcome::Text(text.into());
+        let enoent = || Outcome::Refused("ENOENT".into());
+        let listed = text("cgroup.pressure 644\ncgroup.procs 644\n");
+        assert_eq!(agree("list a", listed.clone(), text("cgroup.procs 644\n")), Some(true));
+        assert_eq!(agree("list a", listed.clone(), listed), Some(false));
+        assert_eq!(agree("read a memory.pressure", text("some\n"), enoent()), None);
+        assert_eq!(agree("read a memory.pressure", text("some\n"), text("")), Some(false));
+        assert_eq!(agree("read a memory.max", text("max\n"), enoent()), Some(false));
+        assert_eq!(agree("read a cgroup.events", text("a \n"), text("a\n")), Some(false));
+        assert_eq!(agree("mkdir a", Outcome::Done, Outcome::broken("cannot")), None);
+    }
 }

@@ -184,12 +184,14 @@ impl Inner {
         tree: &TreeGuard<'_>,
         set: &SetGuard<'_>,
     ) -> bool {
-        !cgroup.is_threaded(tree) && broken(Mutant::InvalidDomainIgnored)
-            || !cgroup.is_threaded(tree)
-                && cgroup.ancestors().all(|above| {
-                    let thread_root =
-                        above.parent.is_some() && self.is_thread_root(above, tree, set);
-                    !thread_root && !above.is_threaded(tree)
-                })
+        if cgroup.is_threaded(tree) {
+            return false;
+        }
+        let mut above = cgroup.ancestors();
+        broken(Mutant::InvalidDomainIgnored)
+            || above.all(|above| {
+                let thread_root = above.parent.is_some() && self.is_thread_root(above, tree, set);
+                !thread_root && !above.is_threaded(tree)
+            })
     }
 }

@@ -299,7 +299,7 @@ impl From<&str> for Text {
 
 impl Generator {
     fn run(&mut self) {
-        let length = 14 + self.rng.usize(..12);
+        let length = 10 + self.rng.usize(..11);
         let weights = self.theme.weights();
         let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
         // Something to begin with.
@@ -895,7 +895,7 @@ impl Generator {
             "pids.events",
             "cgroup.stat",
         ];
-        for _ in 0..7 {
+        for _ in 0..6 {
             let path = self.cgroup();
             let file = FILES[self.rng.usize(..FILES.len())];
             self.read(&path, file);

@@ -229,6 +229,13 @@ impl Executor {
             Act::Write { path, file, .. } if is_root(path) => {
                 self.root_files.extend(file_name(file))
             }
+            Act::WriteHandle { handle, .. } => {
+                if let Some((path, file)) = self.opened.get(&(step.by.clone(), handle.clone()))
+                    && is_root(path)
+                {
+                    self.root_files.extend(file_name(file));
+                }
+            }
             _ => {}
         }
         let outcome = match &step.by {

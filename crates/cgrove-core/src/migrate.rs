@@ -29,6 +29,7 @@ use crate::sync::lock::{SetGuard, TreeGuard};
 use crate::sync::mutant::{Mutant, broken};
 use crate::sync::{Ordering, invariant};
 use crate::task::{Stage, Task};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -166,9 +167,11 @@ impl Hierarchy {
             Scope::Process => Who::Process(task, &tasks),
             Scope::Thread => Who::Thread(task),
         };
-        let mut sources: Vec<(Arc<CssSet>, Arc<Cgroup>)> = Vec::new();
+        // The threads of one process can be in as many sets.
+        let mut known = BTreeSet::new();
+        let mut sources = Vec::new();
         for from in tasks.iter().filter_map(|task| task.cset.lock().clone()) {
-            if !sources.iter().any(|(other, _)| Arc::ptr_eq(other, &from)) {
+            if known.insert(Arc::as_ptr(&from)) {
                 sources.push((from, Arc::clone(cgroup)));
             }
         }
@@ -315,7 +318,12 @@ impl Inner {
                     Who::Thread(task) => core::slice::from_ref(task),
                     Who::Everyone => &[],
                 };
-                let pair = |at: &Arc<CssSet>| pairs.iter().position(|(it, _)| Arc::ptr_eq(it, at));
+                let index: BTreeMap<_, _> = pairs
+                    .iter()
+                    .enumerate()
+                    .map(|(at, (from, _))| (Arc::as_ptr(from), at))
+                    .collect();
+                let pair = |at: &Arc<CssSet>| index.get(&Arc::as_ptr(at)).copied();
                 tasks.iter().for_each(|task| hold(task, &pair));
             }
             Who::Everyone => {

@@ -102,6 +102,14 @@ pub(crate) enum Who<'a> {
     Process(&'a Arc<Task>, &'a [Arc<Task>]),
 }
 
+impl Who<'_> {
+    fn count_move(self) {
+        if let Self::Process(leader, _) = self {
+            leader.moves.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Hierarchy {
     /// Writes a task to `cgroup.procs` or `cgroup.threads`. `who` finds the task
     /// that the written number means, once the cgroup is known to live; its
@@ -229,12 +237,17 @@ impl Inner {
         fx: &mut Effects,
     ) -> Result<(), Errno> {
         let (pairs, mask) = self.prepare(sources, tree, fx);
+        let early = self.mutation.is(Mutant::MoveCountedEarly);
+        if early {
+            who.count_move();
+        }
         let moves = self.hold(&pairs, who);
         let moved = self.ask(&moves, mask, fx);
         if moved.is_ok() {
-            if let Who::Process(leader, _) = who {
-                // Before anyone of them forks again: see `fork.rs`.
-                leader.moves.fetch_add(1, Ordering::Relaxed);
+            if !early {
+                // After their last fork from the old place and before their first
+                // from the new one: see `fork.rs`.
+                who.count_move();
             }
             self.commit(&pairs, &moves, who, fx);
             for it in &moves {

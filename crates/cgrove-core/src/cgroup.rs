@@ -65,8 +65,9 @@ pub(crate) struct CgroupSet {
     /// The css_sets linked to this cgroup. A set unlinks itself with its last
     /// reference, so an upgrade fails only between the two.
     pub(crate) csets: Vec<Weak<CssSet>>,
-    /// Likewise, the sets of the threaded cgroups whose domain this is.
-    pub(crate) threaded_csets: Vec<Weak<CssSet>>,
+    /// Likewise, the sets of the threaded cgroups whose domain this is, by number.
+    /// There can be as many as there are threads.
+    pub(crate) threaded_csets: BTreeMap<u64, Weak<CssSet>>,
     pub(crate) freezer: Freezer,
 }
 

@@ -68,6 +68,8 @@ impl Places {
 
 #[derive(Debug)]
 pub(crate) struct CssSet {
+    /// In order of creation, and never used again.
+    number: u64,
     pub(crate) cgroup: Arc<Cgroup>,
     /// The cgroup itself or, for a threaded one, its domain. The memory is held
     /// by the cgroup, which is below it.
@@ -189,7 +191,7 @@ impl Cgroup {
         set: &'a SetGuard<'_>,
     ) -> impl Iterator<Item = Arc<CssSet>> + 'a {
         let threaded = &self.set.get(set).threaded_csets;
-        self.csets(set).chain(threaded.iter().filter_map(Weak::upgrade))
+        self.csets(set).chain(threaded.values().filter_map(Weak::upgrade))
     }
 }
 
@@ -219,6 +221,7 @@ impl Inner {
         }
         cgroup.self_css.get();
         let cset = Arc::new(CssSet {
+            number: self.next_css_set.fetch_add(1, Ordering::Relaxed),
             cgroup: Arc::clone(cgroup),
             domain: Arc::clone(domain),
             csses,
@@ -227,7 +230,8 @@ impl Inner {
         });
         cgroup.set.get_mut(set).csets.push(Arc::downgrade(&cset));
         if !Arc::ptr_eq(domain, cgroup) {
-            domain.set.get_mut(set).threaded_csets.push(Arc::downgrade(&cset));
+            let sets = &mut domain.set.get_mut(set).threaded_csets;
+            sets.insert(cset.number, Arc::downgrade(&cset));
         }
         cset
     }
@@ -289,7 +293,7 @@ impl Inner {
         let others = |other: &Weak<CssSet>| !core::ptr::eq(other.as_ptr(), Arc::as_ptr(cset));
         cset.cgroup.set.get_mut(set).csets.retain(others);
         if !Arc::ptr_eq(&cset.domain, &cset.cgroup) {
-            cset.domain.set.get_mut(set).threaded_csets.retain(others);
+            cset.domain.set.get_mut(set).threaded_csets.remove(&cset.number);
         }
         for css in &cset.csses {
             self.put(css, fx);

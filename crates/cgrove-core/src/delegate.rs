@@ -32,16 +32,26 @@ impl Opener<'_> {
 
     /// `cgroup_procs_write_permission`.
     pub(crate) fn may_move(&self, from: &Cgroup, to: &Cgroup) -> Result<(), Errno> {
-        // The root is above both.
-        if let Some(common) = from.ancestors_and_self().find(|above| to.is_within(above)) {
-            let common = if broken(Mutant::CommonAncestorIgnored) { to } else { common };
-            (self.may_write)(common)?;
-        }
+        let common = nearest_above_both(from, to);
+        let common = if broken(Mutant::CommonAncestorIgnored) { to } else { common };
+        (self.may_write)(common)?;
         match self.namespace {
             Some(root) if !from.is_within(root) || !to.is_within(root) => Err(Errno::ENOENT),
             _ => Ok(()),
         }
     }
+}
+
+/// The root is above any two, so this ends; in as many steps as they are deep.
+fn nearest_above_both<'a>(mut one: &'a Cgroup, mut other: &'a Cgroup) -> &'a Cgroup {
+    while !core::ptr::eq(one, other) {
+        let deeper = if one.level < other.level { &mut other } else { &mut one };
+        match &deeper.parent {
+            Some(parent) => *deeper = parent,
+            None => break,
+        }
+    }
+    one
 }
 
 impl fmt::Debug for Opener<'_> {

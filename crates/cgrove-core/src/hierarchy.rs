@@ -45,6 +45,7 @@ pub(crate) struct Inner {
     pub(crate) queues: [Leaf<VecDeque<Work>>; 3],
     next_cgroup: AtomicU64,
     next_css: AtomicU64,
+    pub(crate) next_css_set: AtomicU64,
     pub(crate) mutation: Mutation,
 }
 
@@ -148,6 +149,7 @@ impl Builder {
             queues: [const { VecDeque::new() }; 3].map(Leaf::new),
             next_cgroup: AtomicU64::new(2),
             next_css: AtomicU64::new(2),
+            next_css_set: AtomicU64::new(0),
             mutation: self.mutation,
         };
         inner.make_root_csses(now);

@@ -29,6 +29,7 @@ use crate::sync::lock::{SetGuard, TreeGuard};
 use crate::sync::mutant::{Mutant, broken};
 use crate::sync::{Ordering, invariant};
 use crate::task::{Stage, Task};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -101,6 +102,14 @@ pub(crate) enum Who<'a> {
     Process(&'a Arc<Task>, &'a [Arc<Task>]),
 }
 
+impl Who<'_> {
+    fn count_move(self) {
+        if let Self::Process(leader, _) = self {
+            leader.moves.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Hierarchy {
     /// Writes a task to `cgroup.procs` or `cgroup.threads`. `who` finds the task
     /// that the written number means, once the cgroup is known to live; its
@@ -166,9 +175,11 @@ impl Hierarchy {
             Scope::Process => Who::Process(task, &tasks),
             Scope::Thread => Who::Thread(task),
         };
-        let mut sources: Vec<(Arc<CssSet>, Arc<Cgroup>)> = Vec::new();
+        // The threads of one process can be in as many sets.
+        let mut known = BTreeSet::new();
+        let mut sources = Vec::new();
         for from in tasks.iter().filter_map(|task| task.cset.lock().clone()) {
-            if !sources.iter().any(|(other, _)| Arc::ptr_eq(other, &from)) {
+            if known.insert(Arc::as_ptr(&from)) {
                 sources.push((from, Arc::clone(cgroup)));
             }
         }
@@ -226,12 +237,17 @@ impl Inner {
         fx: &mut Effects,
     ) -> Result<(), Errno> {
         let (pairs, mask) = self.prepare(sources, tree, fx);
+        let early = self.mutation.is(Mutant::MoveCountedEarly);
+        if early {
+            who.count_move();
+        }
         let moves = self.hold(&pairs, who);
         let moved = self.ask(&moves, mask, fx);
         if moved.is_ok() {
-            if let Who::Process(leader, _) = who {
-                // Before anyone of them forks again: see `fork.rs`.
-                leader.moves.fetch_add(1, Ordering::Relaxed);
+            if !early {
+                // After their last fork from the old place and before their first
+                // from the new one: see `fork.rs`.
+                who.count_move();
             }
             self.commit(&pairs, &moves, who, fx);
             for it in &moves {
@@ -315,7 +331,12 @@ impl Inner {
                     Who::Thread(task) => core::slice::from_ref(task),
                     Who::Everyone => &[],
                 };
-                let pair = |at: &Arc<CssSet>| pairs.iter().position(|(it, _)| Arc::ptr_eq(it, at));
+                let index: BTreeMap<_, _> = pairs
+                    .iter()
+                    .enumerate()
+                    .map(|(at, (from, _))| (Arc::as_ptr(from), at))
+                    .collect();
+                let pair = |at: &Arc<CssSet>| index.get(&Arc::as_ptr(at)).copied();
                 tasks.iter().for_each(|task| hold(task, &pair));
             }
             Who::Everyone => {

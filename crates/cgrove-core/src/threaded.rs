@@ -152,9 +152,14 @@ impl Inner {
         if cgroup.parent.is_none() {
             return true;
         }
-        let domain_controllers = cgroup.tree.get(tree).subtree_control - self.traits.threaded;
-        if cgroup.is_threaded(tree) || !domain_controllers.is_empty() {
+        let it = cgroup.tree.get(tree);
+        if it.domain.is_some() || !(it.subtree_control - self.traits.threaded).is_empty() {
             return false;
+        }
+        if it.nr_threaded_children > 0 {
+            // It is one, since none of its domain children had tasks, and they
+            // are invalid as long as it is: no need to look at each again.
+            return true;
         }
         // Removed children that tasks have not left count too.
         let children = cgroup.self_css.tree.get(tree).children.values();

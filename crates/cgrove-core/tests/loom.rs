@@ -273,6 +273,41 @@ fn a_thread_is_born_against_a_move_of_its_process() {
     );
 }
 
+/// Likewise within one domain, where nothing but the number of moves tells a fork
+/// that began before the move from one that began after.
+#[test]
+fn a_thread_forks_against_a_move_of_its_process_within_its_domain() {
+    fn model(mutant: Option<Mutant>) {
+        let (h, _probe) = build(mutant);
+        let [a, b] = ["a", "b"].map(|name| {
+            let cgroup = h.create(h.root(), name, &mut fx()).unwrap();
+            h.make_threaded(&cgroup, &mut fx()).unwrap();
+            cgroup
+        });
+        let mut setup = fx();
+        let fork = h.fork(ForkFrom::Cgroup(&a), &mut setup).unwrap();
+        let leader = fork.publish(TaskId(1), Membership::Process, &mut setup);
+        let forking = {
+            let (h, leader) = (h.clone(), leader.clone());
+            loom::thread::spawn(move || {
+                let place = h.fork(ForkFrom::Task(&leader), &mut fx()).unwrap();
+                place.publish(TaskId(2), Membership::ThreadOf(&leader), &mut fx())
+            })
+        };
+        let who = || Ok(leader.clone());
+        h.attach(&b, Scope::Process, who, &Opener::ROOT, &mut fx()).unwrap();
+        let thread = forking.join().unwrap();
+        assert_eq!(thread.cgroup().unwrap().id(), b.id(), "left behind");
+        h.remove(&a, &mut fx()).unwrap();
+    }
+    check(
+        "a_thread_forks_against_a_move_of_its_process_within_its_domain",
+        Some(3),
+        model,
+        &[Mutant::ThreadIgnoresMove, Mutant::MoveCountedEarly],
+    );
+}
+
 /// A task that moves does not exit half-way: what the controllers were asked
 /// about is what moves.
 #[test]

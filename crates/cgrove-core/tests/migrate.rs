@@ -347,3 +347,34 @@ fn nothing_is_lost_when_everything_happens_at_once() {
     let stat = t.h.stat(t.h.root());
     assert_eq!((stat.nr_dying_descendants, stat.subsys[2].dying), (0, 0));
 }
+
+#[test]
+fn the_opener_must_be_able_to_write_to_the_nearest_cgroup_above_both() {
+    let mut t = Tree::new();
+    let (a, b) = (t.top("a"), t.top("b"));
+    let (aa, ab) = (t.mkdir(&a, "a"), t.mkdir(&a, "b"));
+    let aaa = t.mkdir(&aa, "a");
+    let root = t.root();
+    let cases = [
+        (&aaa, &aaa, &aaa),
+        (&aaa, &aa, &aa),
+        (&a, &aaa, &a),
+        (&aaa, &ab, &a),
+        (&ab, &aaa, &a),
+        (&aaa, &b, &root),
+        (&b, &root, &root),
+    ];
+    for (from, to, above) in cases {
+        let task = t.spawn(from);
+        let asked = std::cell::Cell::new(None);
+        let may_write = |cgroup: &Cgroup| {
+            assert_eq!(asked.replace(Some(cgroup.id())), None, "asked once");
+            Ok(())
+        };
+        let opener = Opener { may_write: &may_write, namespace: None };
+        let w = &mut *t;
+        w.h.attach(to, Scope::Process, || Ok(task.clone()), &opener, &mut w.fx).unwrap();
+        assert_eq!(asked.get(), Some(above.id()), "from {from:?} to {to:?}");
+        t.retire(&task);
+    }
+}

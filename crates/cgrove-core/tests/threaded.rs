@@ -273,3 +273,39 @@ fn a_thread_in_flight_goes_where_its_process_has_been_moved_meanwhile() {
     let beside = t.thread(&other);
     assert_eq!(beside.cgroup().unwrap().id(), a.id());
 }
+
+/// Whether a cgroup can be the root of a threaded subtree is not asked of its
+/// children again once it is: none of them can have come to have tasks.
+#[test]
+fn domain_children_of_a_thread_root_have_no_way_to_get_tasks() {
+    let mut t = Tree::new();
+    let d = t.top("d");
+    let (a, b, domain) = (t.mkdir(&d, "a"), t.mkdir(&d, "b"), t.mkdir(&d, "domain"));
+    let (below, part) = (t.mkdir(&domain, "below"), t.mkdir(&domain, "part"));
+    t.make_threaded(&part).unwrap();
+    let place = t.place(ForkFrom::Cgroup(&part)).unwrap();
+    assert_eq!(t.make_threaded(&a), Err(Errno::EOPNOTSUPP), "a fork into it is in flight");
+    place.cancel(&mut t.fx);
+    t.make_threaded(&a).unwrap();
+
+    let task = t.spawn(&d);
+    let opener = Opener::ROOT;
+    for to in [&domain, &below, &part] {
+        let into = ForkFrom::Into { forker: &task, cgroup: to, scope: Scope::Process, opener };
+        assert_eq!(t.place(into).unwrap_err(), Errno::EOPNOTSUPP);
+        assert_eq!(t.place(ForkFrom::Cgroup(to)).unwrap_err(), Errno::EOPNOTSUPP);
+        assert_eq!(t.move_process(&task, to), Err(Errno::EOPNOTSUPP));
+        let (id, w) = (t.id(), &mut *t);
+        let adopted = w.h.adopt(to, id, Membership::Process, &mut w.fx);
+        assert_eq!(adopted.unwrap_err(), Errno::EOPNOTSUPP);
+    }
+    assert_eq!(t.make_threaded(&below), Err(Errno::EOPNOTSUPP));
+    t.make_threaded(&b).unwrap();
+
+    // No threaded child, no root: from here on they are asked again.
+    t.rmdir(&a).unwrap();
+    t.rmdir(&b).unwrap();
+    t.spawn(&domain);
+    let c = t.mkdir(&d, "c");
+    assert_eq!(t.make_threaded(&c), Err(Errno::EOPNOTSUPP));
+}

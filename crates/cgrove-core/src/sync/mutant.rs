@@ -42,6 +42,8 @@ pub enum Mutant {
     PublishIgnoresMove,
     /// A thread is born without a look at whether its process moves.
     ThreadIgnoresMove,
+    /// The move of a process is counted before its tasks hold still.
+    MoveCountedEarly,
     /// A task exits while it moves.
     ExitIgnoresMove,
     /// A dead cgroup turns frozen, and counts for those above.

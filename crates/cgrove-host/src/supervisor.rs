@@ -1,12 +1,13 @@
 //! The supervisor: one process per run that holds the tree.
 //!
 //! It is the reaper (every orphan of the tree becomes its child), the fork gate's listener and the
-//! keeper of the ledger, in one thread and one event loop. Sources become events, an event
-//! changes the state, and what follows from the state is done at once; nothing here sleeps. It
-//! lives in a session of its own, with every signal blocked, so that nothing a terminal or a `kill` of
-//! the caller's group does can hit it, and so that it is not to the command what a shell is: a parent
-//! in the same session and another process group could continue the group, and the kernel would
-//! stop it for a Ctrl-Z that nobody can answer (setpgid(2), "orphaned process group").
+//! keeper of the ledger, in one event loop, which is one thread; only the door has another. Sources
+//! become events, an event changes the state, and what follows from the state is done at once;
+//! nothing here sleeps. It lives in a session of its own, with every signal blocked, so that nothing
+//! a terminal or a `kill` of the caller's group does can hit it, and so that it is not to the command
+//! what a shell is: a parent in the same session and another process group could continue the
+//! group, and the kernel would stop it for a Ctrl-Z that nobody can answer (setpgid(2), "orphaned
+//! process group").
 //!
 //! A run goes through phases: running, asked to end (timeout), being killed, over. It is over
 //! when wait4 says ECHILD: every process of the tree is a descendant, and an orphan is a child, so
@@ -44,8 +45,8 @@ use crate::wire::{FromCommand, ToFront, ToSupervisor};
 
 /// While killing, the tree is looked at again at least this often, in case a death went unseen.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
-/// Descriptors that must be free for reading `/proc` and taking the listener in.
-const SPARE_FDS: usize = 4;
+/// Descriptors that must be free for reading `/proc`, taking the listener in and opening the door.
+const SPARE_FDS: usize = 4 + 4;
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -514,11 +515,17 @@ impl<'a> Supervisor<'a> {
     }
 
     fn on_door(&mut self) {
-        // A few at a time: whoever waits at the gate comes first.
-        for _ in 0..4 {
-            let Some(knock) = self.door.as_ref().ok().and_then(Door::knock) else { return };
-            let result = self.serve(&knock.request);
-            knock.answer(result);
+        // One at a time: whoever waits at the gate comes first.
+        let Ok(door) = &mut self.door else { return };
+        match door.knock() {
+            Ok(None) => {}
+            Ok(Some(request)) => {
+                let result = self.serve(&request);
+                if let Ok(door) = &self.door {
+                    door.answer(result);
+                }
+            }
+            Err(errno) => self.door = Err(errno),
         }
     }
 

@@ -48,6 +48,11 @@ const KILL_AGAIN: Duration = Duration::from_millis(50);
 /// Descriptors that must be free for reading `/proc`, taking the listener in and opening the door.
 const SPARE_FDS: usize = 4 + 4;
 
+/// Of an answer that took this long: a census of a large tree, for which a fork may have waited …
+const LONG_ANSWER: Duration = Duration::from_millis(1);
+/// … the next one is not begun before so many times as long, however many ask.
+const DOOR_SHARE: u32 = 5;
+
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -98,6 +103,8 @@ pub(crate) struct Supervisor<'a> {
     gate: Option<Gate>,
     /// Why nobody can come in from outside, if so.
     pub(crate) door: Result<Door, Errno>,
+    /// Until when nobody is let in, so that others get their turn.
+    door_rests: Option<Instant>,
     failure: Option<HostError>,
 }
 
@@ -232,6 +239,7 @@ impl<'a> Supervisor<'a> {
             launch: Some(socket),
             gate: None,
             door,
+            door_rests: None,
             failure: None,
         };
         if let Err(error) = supervisor.watch() {
@@ -268,7 +276,12 @@ impl<'a> Supervisor<'a> {
                 signals: self.signals.as_fd(),
                 front: self.front.as_ref().map(AsFd::as_fd),
                 launch: self.launch.as_ref().map(AsFd::as_fd),
-                door: self.door.as_ref().ok().map(AsFd::as_fd),
+                door: self
+                    .door
+                    .as_ref()
+                    .ok()
+                    .filter(|_| self.door_rests.is_none())
+                    .map(AsFd::as_fd),
             };
             let ready = match events::wait(&sources, self.wait_time()) {
                 Ok(ready) => ready,
@@ -301,7 +314,8 @@ impl<'a> Supervisor<'a> {
             Phase::Killing { again } => Some(again),
             Phase::Over => None,
         };
-        let Some(due) = phase.into_iter().chain(self.sampler.due()).min() else {
+        let others = self.sampler.due().into_iter().chain(self.door_rests);
+        let Some(due) = phase.into_iter().chain(others).min() else {
             return PollTimeout::NONE;
         };
         let left = due.saturating_duration_since(Instant::now());
@@ -310,6 +324,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn on_time(&mut self) {
+        if self.door_rests.is_some_and(|until| until <= Instant::now()) {
+            self.door_rests = None;
+        }
         let phase_due = match self.phase {
             Phase::Running { timeout } => timeout,
             Phase::Terminating { until } => until,
@@ -520,7 +537,12 @@ impl<'a> Supervisor<'a> {
         match door.knock() {
             Ok(None) => {}
             Ok(Some(request)) => {
+                let begun = Instant::now();
                 let result = self.serve(&request);
+                let took = begun.elapsed();
+                if took >= LONG_ANSWER {
+                    self.door_rests = begun.checked_add(took * DOOR_SHARE);
+                }
                 if let Ok(door) = &self.door {
                     door.answer(result);
                 }

@@ -41,7 +41,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
     }
     if let Err(errno) = run.door {
         warnings.push(format!(
-            "nobody could look in from outside: {} ({errno:?}) for the folder of the live runs",
+            "nobody could look in from outside, or not to the end: {} ({errno:?})",
             errno.desc()
         ));
     }

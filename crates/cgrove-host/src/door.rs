@@ -1,30 +1,38 @@
 //! The door of a live run: a socket through which its files are read and written from outside.
 //!
 //! A run has no mount, so others of the same user come in here: `cgrove get`, `set`, `ls`, `tree`.
-//! The supervisor has one thread and a tree that waits for its answers, so nobody at the door may
-//! ever hold it up. There are no connections: a request is one datagram, which carries the socket
-//! that its answer goes to; what cannot be taken at once is dropped, and the asker sees the end.
+//! The supervisor's event loop has a tree that waits for its answers, so nobody at the door may ever
+//! hold it up. There are no connections: a request is one datagram, which carries the socket that
+//! its answer goes to; what cannot be taken at once is dropped, and the asker sees the end.
+//!
+//! Whoever may send a socket may send any other descriptor, and to let go of one can take as long as
+//! its maker likes: a TCP socket lingers (SO_LINGER in socket(7)), a file of a FUSE server is
+//! flushed. Even a message that is thrown away unread lets go of what it carries. So messages are
+//! received, and descriptors closed, by a thread of the door's own, the *porter*, which starts when
+//! somebody knocks for the first time. Should it be held up nobody else gets in, and that is all.
 //!
 //! The socket lies in a folder that only its owner can enter and has mode 0600; the kernel vouches
 //! for the asker's uid with every datagram (unix(7), SCM_CREDENTIALS), and it must be the owner's or
 //! root's.
 
-use std::ffi::OsStr;
 use std::fs::DirBuilder;
 use std::io::{IoSlice, IoSliceMut};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, renameat};
+use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     UnixCredentials, bind, connect, recv, recvmsg, send, sendmsg, setsockopt, socket, sockopt,
 };
-use nix::sys::stat::{Mode, fstat, umask};
-use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use nix::sys::stat::{Mode, fstat, fstatat, umask};
+use nix::sys::time::{TimeVal, TimeValLike};
+use nix::unistd::{UnlinkatFlags, geteuid, linkat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::error::HostError;
@@ -37,8 +45,8 @@ const MAX_REQUEST: usize = 64 * 1024;
 pub const CHUNK: usize = 64 * 1024;
 /// How long an asker waits: the supervisor answers within microseconds, unless it was stopped.
 const PATIENCE_MS: u16 = 5000;
-/// How a run's socket is called behind its name.
-const SUFFIX: &str = ".run";
+/// In no run's name (a cgroup's has no line break), and in that of a socket which is not open yet.
+const FRESH: char = '\n';
 
 /// What somebody outside wants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,29 +80,32 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply(pub Result<Vec<u8>, i32>);
 
-/// A request at the door.
-pub(crate) struct Knock {
-    pub(crate) request: Request,
+/// A request, and where its answer goes.
+struct Knock {
+    request: Request,
     reply: OwnedFd,
-}
-
-impl Knock {
-    /// Answers; an asker that does not take it at once is left without.
-    pub(crate) fn answer(self, result: Result<Vec<u8>, Errno>) {
-        let reply = Reply(result.map_err(|errno| errno as i32));
-        if let Ok(bytes) = serde_json::to_vec(&reply) {
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            let _ = send(self.reply.as_raw_fd(), &bytes, flags);
-        }
-    }
 }
 
 /// The run's side.
 #[derive(Debug)]
 pub(crate) struct Door {
-    socket: OwnedFd,
+    /// Never closed: what waits there unread would be let go of by whoever closes it. The end of
+    /// the process does it, which waits for nobody.
+    socket: ManuallyDrop<OwnedFd>,
     folder: OwnedFd,
     file: String,
+    /// Which file that is, should another take its name.
+    inode: Option<u64>,
+    porter: Option<Porter>,
+}
+
+/// The supervisor's end of the porter. One request is under way at a time.
+#[derive(Debug)]
+struct Porter {
+    /// A byte comes for each request; the end when the porter is gone.
+    wake: OwnedFd,
+    asked: Receiver<Request>,
+    answers: SyncSender<Result<Vec<u8>, Errno>>,
 }
 
 impl Door {
@@ -102,15 +113,15 @@ impl Door {
     /// has no folder for it.
     pub(crate) fn open(name: &str) -> Result<Door, Errno> {
         let folder = folder(true)?;
-        let file = format!("{name}{SUFFIX}");
+        let file = name.to_owned();
         if lives(&folder, &file) {
             return Err(Errno::EEXIST);
         }
         let socket = datagram()?;
         setsockopt(&socket, sockopt::PassCred, &true)?;
         // Under a name of its own first, so that nobody finds it half made.
-        let fresh = format!("{}.new", std::process::id());
-        let at = address(&folder, &fresh)?;
+        let fresh = format!("{FRESH}{}", std::process::id());
+        let at = UnixAddr::new(in_folder(&folder, &fresh).as_str())?;
         // bind(2) makes the file with this mask: 0600.
         let mask = umask(Mode::from_bits_truncate(0o177));
         let mut bound = bind(socket.as_raw_fd(), &at);
@@ -121,39 +132,42 @@ impl Door {
         }
         umask(mask);
         bound?;
-        // Over what a run that was killed left behind.
-        renameat(&folder, fresh.as_str(), &folder, file.as_str())?;
-        Ok(Door { socket, folder, file })
+        // Of two that begin at the same time one gets the name. What lies there and does not live
+        // is what a run that was killed left behind.
+        let link = linkat(&folder, fresh.as_str(), &folder, file.as_str(), AtFlags::empty());
+        let named = match link {
+            Err(Errno::EEXIST) if lives(&folder, &file) => Err(Errno::EEXIST),
+            Err(Errno::ENAMETOOLONG) => Err(Errno::ENAMETOOLONG),
+            Err(_) => renameat(&folder, fresh.as_str(), &folder, file.as_str()),
+            Ok(()) => Ok(()),
+        };
+        let _ = unlinkat(&folder, fresh.as_str(), UnlinkatFlags::NoRemoveDir);
+        named?;
+        let inode = inode(&folder, &file);
+        Ok(Door { socket: ManuallyDrop::new(socket), folder, file, inode, porter: None })
     }
 
-    /// The next request, if one waits. Whoever has no right to ask gets no answer.
-    pub(crate) fn knock(&self) -> Option<Knock> {
-        let mut buf = vec![0; MAX_REQUEST];
-        let mut space = nix::cmsg_space!(UnixCredentials, [RawFd; 1]);
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-        let (mut uid, mut reply) = (None, None);
-        let len = {
-            let mut iov = [IoSliceMut::new(&mut buf)];
-            let fd = self.socket.as_raw_fd();
-            let message = recvmsg::<UnixAddr>(fd, &mut iov, Some(&mut space), flags).ok()?;
-            for item in message.cmsgs().ok()? {
-                match item {
-                    ControlMessageOwned::ScmCredentials(who) => uid = Some(who.uid()),
-                    ControlMessageOwned::ScmRights(fds) => {
-                        // All of them are ours now, and closed but for one.
-                        for fd in fds {
-                            reply = Some(sys::own(fd));
-                        }
-                    }
-                    _ => {}
-                }
-            }
-            message.bytes
+    /// The next request, if there is one; it has to be [answered](Door::answer). On an error nobody
+    /// comes in any more.
+    pub(crate) fn knock(&mut self) -> Result<Option<Request>, Errno> {
+        let Some(porter) = &self.porter else {
+            self.porter = Some(Porter::hire(&self.socket)?);
+            return Ok(None);
         };
-        // Whoever may signal the run's processes may change its files.
-        uid.filter(|&uid| uid == 0 || uid == geteuid().as_raw())?;
-        let request = serde_json::from_slice(buf.get(..len)?).ok()?;
-        Some(Knock { request, reply: reply? })
+        match recv(porter.wake.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => Err(Errno::EPIPE),
+            Ok(_) => Ok(porter.asked.try_recv().ok()),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Answers the last request.
+    pub(crate) fn answer(&self, result: Result<Vec<u8>, Errno>) {
+        if let Some(porter) = &self.porter {
+            // There is room: the porter takes an answer before it asks again.
+            let _ = porter.answers.try_send(result);
+        }
     }
 
     /// Both descriptors.
@@ -164,23 +178,103 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        let _ = unlinkat(&self.folder, self.file.as_str(), UnlinkatFlags::NoRemoveDir);
+        if inode(&self.folder, &self.file) == self.inode {
+            let _ = unlinkat(&self.folder, self.file.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
     }
 }
 
+/// To wait on.
 impl AsFd for Door {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.porter.as_ref().map_or(self.socket.as_fd(), |porter| porter.wake.as_fd())
+    }
+}
+
+impl Porter {
+    fn hire(socket: &OwnedFd) -> Result<Porter, Errno> {
+        let out_of_them = |_| Errno::EMFILE;
+        let socket = ManuallyDrop::new(socket.try_clone().map_err(out_of_them)?);
+        let (wake, ring) = wire::pair()?;
+        let (ask, asked) = sync_channel(1);
+        let (answers, answered) = sync_channel(1);
+        // Every signal is blocked here, and so in the thread.
+        std::thread::Builder::new()
+            .name("cg-porter".to_owned())
+            .spawn(move || attend(&socket, &ring, &ask, &answered))
+            .map_err(|_| Errno::EAGAIN)?;
+        Ok(Porter { wake, asked, answers })
+    }
+}
+
+/// The porter's work. It ends when it is of no use any more.
+fn attend(
+    socket: &OwnedFd,
+    ring: &OwnedFd,
+    ask: &SyncSender<Request>,
+    answered: &Receiver<Result<Vec<u8>, Errno>>,
+) {
+    let mut buf = vec![0; MAX_REQUEST];
+    loop {
+        let (request, reply) = match receive(socket, &mut buf) {
+            Ok(Some(Knock { request, reply })) => (request, reply),
+            Ok(None) | Err(Errno::EINTR) => continue,
+            Err(_) => return,
+        };
+        if ask.send(request).is_err()
+            || send(ring.as_raw_fd(), b"?", MsgFlags::MSG_NOSIGNAL).is_err()
+        {
+            return;
+        }
+        let Ok(result) = answered.recv() else { return };
+        answer(&reply, result);
+    }
+}
+
+/// Waits for a message; `None` if it is none that gets an answer. ENOBUFS: it came with descriptors
+/// that could not be taken in, some of which are ours now and cannot be told apart. Nobody who asks
+/// does that, so once is enough.
+fn receive(socket: &OwnedFd, buf: &mut [u8]) -> Result<Option<Knock>, Errno> {
+    let mut space = nix::cmsg_space!(UnixCredentials, [RawFd; 1]);
+    let (mut uid, mut reply) = (None, None);
+    let len = {
+        let mut iov = [IoSliceMut::new(buf)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut iov, Some(&mut space), flags)?;
+        for item in message.cmsgs()? {
+            match item {
+                ControlMessageOwned::ScmCredentials(who) => uid = Some(who.uid()),
+                ControlMessageOwned::ScmRights(fds) => {
+                    // All of them are ours now, and closed but for one.
+                    for fd in fds {
+                        reply = Some(sys::own(fd));
+                    }
+                }
+                _ => {}
+            }
+        }
+        message.bytes
+    };
+    // Whoever may signal the run's processes may change its files.
+    let may = uid.is_some_and(|uid| uid == 0 || uid == geteuid().as_raw());
+    let request = buf.get(..len).filter(|_| may).and_then(|it| serde_json::from_slice(it).ok());
+    Ok(request.zip(reply).map(|(request, reply)| Knock { request, reply }))
+}
+
+/// Answers; an asker that does not take it at once is left without.
+fn answer(to: &OwnedFd, result: Result<Vec<u8>, Errno>) {
+    if let Ok(bytes) = serde_json::to_vec(&Reply(result.map_err(|errno| errno as i32))) {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let _ = send(to.as_raw_fd(), &bytes, flags);
     }
 }
 
 /// Removes the door that a supervisor which was killed could not take away.
 pub(crate) fn remove(name: &str) {
-    let file = format!("{name}{SUFFIX}");
     if let Ok(folder) = folder(false)
-        && !lives(&folder, &file)
+        && !lives(&folder, name)
     {
-        let _ = unlinkat(&folder, file.as_str(), UnlinkatFlags::NoRemoveDir);
+        let _ = unlinkat(&folder, name, UnlinkatFlags::NoRemoveDir);
     }
 }
 
@@ -199,10 +293,9 @@ pub fn runs() -> Result<Vec<String>, HostError> {
         }
     };
     let folder = folder(false).map_err(no_folder)?;
-    let name = |file: &OsStr| Some(file.to_str()?.strip_suffix(SUFFIX)?.to_owned());
-    let files = entries.filter_map(|entry| name(&entry.ok()?.file_name()));
-    let mut live: Vec<String> =
-        files.filter(|name| lives(&folder, &format!("{name}{SUFFIX}"))).collect();
+    let files = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let named = files.filter(|file| !file.contains(FRESH));
+    let mut live: Vec<String> = named.filter(|name| lives(&folder, name)).collect();
     live.sort();
     Ok(live)
 }
@@ -216,14 +309,8 @@ pub fn ask(name: &str, request: &Request) -> Result<Result<Vec<u8>, Errno>, Host
             "`cgrove tree` lists the runs of this user",
         )
     };
-    let socket = folder(false)
-        .and_then(|folder| address(&folder, &format!("{name}{SUFFIX}")).map(|at| (folder, at)))
-        .and_then(|(_folder, at)| {
-            let socket = datagram()?;
-            connect(socket.as_raw_fd(), &at)?;
-            Ok(socket)
-        })
-        .map_err(|errno| match errno {
+    let socket =
+        folder(false).and_then(|folder| reach(&folder, name)).map_err(|errno| match errno {
             Errno::ENOENT | Errno::ECONNREFUSED => nobody("there is no such run (ENOENT)"),
             other => nobody(&format!("{} ({other:?})", other.desc())),
         })?;
@@ -233,15 +320,19 @@ pub fn ask(name: &str, request: &Request) -> Result<Result<Vec<u8>, Errno>, Host
     if bytes.len() > MAX_REQUEST {
         return Ok(Err(Errno::E2BIG));
     }
+    // The queue may be full, and its reader stopped.
+    let patience = TimeVal::milliseconds(PATIENCE_MS.into());
+    setsockopt(&socket, sockopt::SendTimeout, &patience).map_err(failed)?;
     let fds = [theirs.as_raw_fd()];
     let iov = [IoSlice::new(&bytes)];
     let rights = [ControlMessage::ScmRights(&fds)];
+    let late = || nobody("it does not answer (ETIMEDOUT)");
     sendmsg::<()>(socket.as_raw_fd(), &iov, &rights, MsgFlags::MSG_NOSIGNAL, None)
-        .map_err(failed)?;
+        .map_err(|errno| if errno == Errno::EAGAIN { late() } else { failed(errno) })?;
     drop(theirs);
     let mut fds = [PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
     match poll(&mut fds, PollTimeout::from(PATIENCE_MS)) {
-        Ok(0) => return Err(nobody("it does not answer (ETIMEDOUT)")),
+        Ok(0) => return Err(late()),
         Ok(_) => {}
         Err(errno) => return Err(failed(errno)),
     }
@@ -294,9 +385,25 @@ fn folder(make: bool) -> Result<OwnedFd, Errno> {
     Ok(folder)
 }
 
-/// Through the folder's descriptor, because an address is shorter than paths may be.
-fn address(folder: &OwnedFd, file: &str) -> Result<UnixAddr, Errno> {
-    UnixAddr::new(format!("/proc/self/fd/{}/{file}", folder.as_raw_fd()).as_str())
+/// A file by the folder's descriptor, because an address is shorter than paths may be.
+fn in_folder(folder: &OwnedFd, file: &str) -> String {
+    format!("/proc/self/fd/{}/{file}", folder.as_raw_fd())
+}
+
+/// A socket that is connected to the one behind this file. It is reached through a descriptor of its
+/// own: a name of 255 bytes is longer than an address.
+fn reach(folder: &OwnedFd, file: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let found = openat(folder, file, flags, Mode::empty())?;
+    let at = UnixAddr::new(format!("/proc/self/fd/{}", found.as_raw_fd()).as_str())?;
+    let socket = datagram()?;
+    connect(socket.as_raw_fd(), &at)?;
+    Ok(socket)
+}
+
+/// The number of the file of this name.
+fn inode(folder: &OwnedFd, file: &str) -> Option<u64> {
+    Some(fstatat(folder, file, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?.st_ino)
 }
 
 fn datagram() -> Result<OwnedFd, Errno> {
@@ -305,6 +412,5 @@ fn datagram() -> Result<OwnedFd, Errno> {
 
 /// Whether somebody listens behind this file.
 fn lives(folder: &OwnedFd, file: &str) -> bool {
-    let Ok(at) = address(folder, file) else { return false };
-    datagram().and_then(|socket| connect(socket.as_raw_fd(), &at)).is_ok()
+    reach(folder, file).is_ok()
 }

@@ -80,6 +80,8 @@ pub struct Ledger {
     hierarchy: Hierarchy,
     /// The hierarchy's interface files, made for the first who asks for them.
     tree: OnceCell<Tree>,
+    /// Who reads a long file from outside: the latest of them.
+    reading: Option<files::Reading>,
     group: Arc<Cgroup>,
     /// The group's path, while it had one.
     path: String,
@@ -126,6 +128,7 @@ impl Ledger {
         }
         let mut ledger = Ledger {
             tree: OnceCell::new(),
+            reading: None,
             hierarchy,
             path: group.path(),
             group,

@@ -1,12 +1,13 @@
 //! The supervisor: one process per run that holds the tree.
 //!
 //! It is the reaper (every orphan of the tree becomes its child), the fork gate's listener and the
-//! keeper of the ledger, in one thread and one event loop. Sources become events, an event
-//! changes the state, and what follows from the state is done at once; nothing here sleeps. It
-//! lives in a session of its own, with every signal blocked, so that nothing a terminal or a `kill` of
-//! the caller's group does can hit it, and so that it is not to the command what a shell is: a parent
-//! in the same session and another process group could continue the group, and the kernel would
-//! stop it for a Ctrl-Z that nobody can answer (setpgid(2), "orphaned process group").
+//! keeper of the ledger, in one event loop, which is one thread; only the door has another. Sources
+//! become events, an event changes the state, and what follows from the state is done at once;
+//! nothing here sleeps. It lives in a session of its own, with every signal blocked, so that nothing
+//! a terminal or a `kill` of the caller's group does can hit it, and so that it is not to the command
+//! what a shell is: a parent in the same session and another process group could continue the
+//! group, and the kernel would stop it for a Ctrl-Z that nobody can answer (setpgid(2), "orphaned
+//! process group").
 //!
 //! A run goes through phases: running, asked to end (timeout), being killed, over. It is over
 //! when wait4 says ECHILD: every process of the tree is a descendant, and an orphan is a child, so
@@ -44,8 +45,13 @@ use crate::wire::{FromCommand, ToFront, ToSupervisor};
 
 /// While killing, the tree is looked at again at least this often, in case a death went unseen.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
-/// Descriptors that must be free for reading `/proc` and taking the listener in.
-const SPARE_FDS: usize = 4;
+/// Descriptors that must be free for reading `/proc`, taking the listener in and opening the door.
+const SPARE_FDS: usize = 4 + 4;
+
+/// Of an answer that took this long: a census of a large tree, for which a fork may have waited …
+const LONG_ANSWER: Duration = Duration::from_millis(1);
+/// … the next one is not begun before so many times as long, however many ask.
+const DOOR_SHARE: u32 = 5;
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +103,8 @@ pub(crate) struct Supervisor<'a> {
     gate: Option<Gate>,
     /// Why nobody can come in from outside, if so.
     pub(crate) door: Result<Door, Errno>,
+    /// Until when nobody is let in, so that others get their turn.
+    door_rests: Option<Instant>,
     failure: Option<HostError>,
 }
 
@@ -231,6 +239,7 @@ impl<'a> Supervisor<'a> {
             launch: Some(socket),
             gate: None,
             door,
+            door_rests: None,
             failure: None,
         };
         if let Err(error) = supervisor.watch() {
@@ -267,7 +276,12 @@ impl<'a> Supervisor<'a> {
                 signals: self.signals.as_fd(),
                 front: self.front.as_ref().map(AsFd::as_fd),
                 launch: self.launch.as_ref().map(AsFd::as_fd),
-                door: self.door.as_ref().ok().map(AsFd::as_fd),
+                door: self
+                    .door
+                    .as_ref()
+                    .ok()
+                    .filter(|_| self.door_rests.is_none())
+                    .map(AsFd::as_fd),
             };
             let ready = match events::wait(&sources, self.wait_time()) {
                 Ok(ready) => ready,
@@ -300,7 +314,8 @@ impl<'a> Supervisor<'a> {
             Phase::Killing { again } => Some(again),
             Phase::Over => None,
         };
-        let Some(due) = phase.into_iter().chain(self.sampler.due()).min() else {
+        let others = self.sampler.due().into_iter().chain(self.door_rests);
+        let Some(due) = phase.into_iter().chain(others).min() else {
             return PollTimeout::NONE;
         };
         let left = due.saturating_duration_since(Instant::now());
@@ -309,6 +324,9 @@ impl<'a> Supervisor<'a> {
     }
 
     fn on_time(&mut self) {
+        if self.door_rests.is_some_and(|until| until <= Instant::now()) {
+            self.door_rests = None;
+        }
         let phase_due = match self.phase {
             Phase::Running { timeout } => timeout,
             Phase::Terminating { until } => until,
@@ -514,11 +532,22 @@ impl<'a> Supervisor<'a> {
     }
 
     fn on_door(&mut self) {
-        // A few at a time: whoever waits at the gate comes first.
-        for _ in 0..4 {
-            let Some(knock) = self.door.as_ref().ok().and_then(Door::knock) else { return };
-            let result = self.serve(&knock.request);
-            knock.answer(result);
+        // One at a time: whoever waits at the gate comes first.
+        let Ok(door) = &mut self.door else { return };
+        match door.knock() {
+            Ok(None) => {}
+            Ok(Some(request)) => {
+                let begun = Instant::now();
+                let result = self.serve(&request);
+                let took = begun.elapsed();
+                if took >= LONG_ANSWER {
+                    self.door_rests = begun.checked_add(took * DOOR_SHARE);
+                }
+                if let Ok(door) = &self.door {
+                    door.answer(result);
+                }
+            }
+            Err(errno) => self.door = Err(errno),
         }
     }
 

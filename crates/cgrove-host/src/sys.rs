@@ -32,8 +32,8 @@ pub enum ForkSide {
 
 /// fork(2). The caller must be single-threaded: then the child may do anything the parent may.
 pub fn fork() -> Result<ForkSide, Errno> {
-    // SAFETY: fork has no memory preconditions; this crate starts no threads, so no lock can be
-    // held by a thread that does not exist in the child.
+    // SAFETY: fork has no memory preconditions; this crate starts no thread before its last fork, so
+    // no lock can be held by a thread that does not exist in the child.
     match Errno::result(unsafe { libc::fork() })? {
         0 => Ok(ForkSide::Child),
         pid => Ok(ForkSide::Parent(pid)),

@@ -7,6 +7,8 @@
  * in pause(). Everything is said on standard output, a line at a time.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h> /* CLONE_CLEAR_SIGHAND, struct clone_args */
@@ -22,7 +24,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -490,6 +494,82 @@ static int act_inherited(void) {
 /* A tree that never stops changing: forks, threads, daemons, execs. */
 static void *thread_of_load(void *arg) { return arg; }
 
+/* Sends the first `n` of `fds` to the door of the run that this is in. */
+static int knock(const int *fds, int n) {
+    struct sockaddr_un door = { .sun_family = AF_UNIX };
+    const char *folder = getenv("XDG_RUNTIME_DIR"), *name = getenv("CGROVE");
+    if (!name) fail("CGROVE");
+    snprintf(door.sun_path, sizeof door.sun_path, "%s/cgrove/%s", folder ? folder : "", name);
+    if (access(door.sun_path, F_OK))
+        snprintf(door.sun_path, sizeof door.sun_path, "/tmp/cgrove-%d/%s", (int)getuid(), name);
+    union { struct cmsghdr head; char bytes[CMSG_SPACE(16 * sizeof(int))]; } control = { 0 };
+    struct iovec text = { "x", 1 };
+    struct msghdr message = { .msg_name = &door, .msg_namelen = sizeof door, .msg_iov = &text,
+                              .msg_iovlen = 1, .msg_control = &control,
+                              .msg_controllen = CMSG_SPACE(n * sizeof(int)) };
+    control.head = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS,
+                                     .cmsg_len = CMSG_LEN(n * sizeof(int)) };
+    memcpy(CMSG_DATA(&control.head), fds, n * sizeof(int));
+    int from = socket(AF_UNIX, SOCK_DGRAM, 0);
+    int sent = sendmsg(from, &message, 0) == 1;
+    close(from);
+    return sent;
+}
+
+/* Hands the door the last descriptor of a TCP socket whose close takes a minute: its peer has no
+ * room for what is still to be sent. */
+static int act_linger(void) {
+    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    socklen_t len = sizeof at;
+    int listener = socket(AF_INET, SOCK_STREAM, 0), out = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(listener, (struct sockaddr *)&at, len) || listen(listener, 1)
+        || getsockname(listener, (struct sockaddr *)&at, &len)
+        || connect(out, (struct sockaddr *)&at, len)) fail("loopback");
+    static char much[1 << 16];
+    while (send(out, much, sizeof much, MSG_DONTWAIT) > 0) {}
+    struct linger minute = { 1, 60 };
+    setsockopt(out, SOL_SOCKET, SO_LINGER, &minute, sizeof minute);
+    if (!knock(&out, 1)) fail("knock");
+    close(out);
+    /* Some of these come after the message was received. */
+    struct timespec begin, end;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    for (int i = 0; i < 200; i++) {
+        pid_t pid = must_fork();
+        if (!pid) _exit(0);
+        waitpid(pid, NULL, 0);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    puts(end.tv_sec - begin.tv_sec < 30 ? "forked at once" : "waited");
+    return 0;
+}
+
+/* Hands the door more descriptors at a time than a request brings, until it is shut. */
+static int act_hand_over(void) {
+    int fds[16], ends[2], most = 0, before = -1;
+    char path[64];
+    must_pipe(ends);
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)getppid());
+    for (int i = 0; i < 16; i++) fds[i] = ends[0];
+    for (int round = 0; round < 300; round++) {
+        int open = 0;
+        DIR *dir = opendir(path);
+        if (!dir) fail(path);
+        /* Pipes here, and nowhere else in the supervisor. */
+        for (struct dirent *it; (it = readdir(dir));) {
+            char to[64];
+            ssize_t n = readlinkat(dirfd(dir), it->d_name, to, sizeof to);
+            open += n > 5 && !memcmp(to, "pipe:", 5);
+        }
+        closedir(dir);
+        if (before < 0) before = open;
+        if (open - before > most) most = open - before;
+        if (!knock(fds, 16)) break;
+    }
+    puts(most <= 2 ? "few" : "many");
+    return 0;
+}
+
 static int act_load(const char *self, const char *mark) {
     for (unsigned i = 0; ; i++) {
         pid_t pid = fork();
@@ -536,6 +616,8 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "signals")) return act_signals();
     if (!strcmp(what, "stubborn")) return act_stubborn();
     if (!strcmp(what, "inherited")) return act_inherited();
+    if (!strcmp(what, "linger")) return act_linger();
+    if (!strcmp(what, "hand-over")) return act_hand_over();
     if (!strcmp(what, "load")) return act_load(argv[0], argv[2]);
     return 64;
 }

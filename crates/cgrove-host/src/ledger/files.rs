@@ -19,6 +19,13 @@ use crate::sys::RawPid;
 /// Files of the core that nothing here acts upon.
 const NOT_ENFORCED: [&str; 4] = ["cgroup.freeze", "cgroup.type", "cpu.stat", "cpu.stat.local"];
 
+/// A file that has more to read.
+pub(super) struct Reading {
+    path: String,
+    name: String,
+    open: File,
+}
+
 impl Ledger {
     /// The names in the directory of a cgroup, those of cgroups with a slash behind, a line each.
     pub fn list(&self, path: &str) -> Result<Vec<u8>, Errno> {
@@ -34,12 +41,25 @@ impl Ledger {
         Ok(names)
     }
 
-    /// At most [`CHUNK`] bytes of a file.
+    /// At most [`CHUNK`] bytes of a file. Whoever goes on reading gets more of what he began with: a
+    /// list that was made anew would go on in the middle of another pid.
     pub fn get(&mut self, path: &str, file: &str, offset: u64) -> Result<Vec<u8>, Errno> {
-        let file = self.open(path, file, OpenFlags::READ)?;
+        let begun =
+            self.reading.take().filter(|it| offset > 0 && it.path == path && it.name == file);
+        let reading = match begun {
+            Some(begun) => begun,
+            None => {
+                let open = self.open(path, file, OpenFlags::READ)?;
+                Reading { path: path.to_owned(), name: file.to_owned(), open }
+            }
+        };
         let cred = Cred::root();
         let caller = Caller { cred: &cred, tasks: &Names::of(&self.known) };
-        self.tree().read_at(&file, offset, CHUNK, caller, self.now()).map_err(errno)
+        let content = self.tree().read_at(&reading.open, offset, CHUNK, caller, self.now());
+        if content.as_ref().is_ok_and(|content| content.len() == CHUNK) {
+            self.reading = Some(reading);
+        }
+        content.map_err(errno)
     }
 
     /// Writes a file. Returns whether tasks are to be killed for it.

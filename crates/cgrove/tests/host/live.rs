@@ -18,6 +18,8 @@ crate::tests![
     a_limit_that_comes_late_is_told,
     cgroup_kill_ends_the_run,
     nobody_at_the_door_holds_a_run_up["perl"],
+    what_is_sent_along_holds_nobody_up,
+    the_longest_names_are_names_too,
 ];
 
 fn cgrove(place: Place, args: &[&str]) -> Output {
@@ -174,8 +176,8 @@ fn nobody_at_the_door_holds_a_run_up(place: Place) {
     // As the run's own user: from inside.
     let cgrove = kit().cgrove.display();
     let perl = r#"use Socket; use IO::Socket::UNIX;
-        my ($door) = glob(($ENV{XDG_RUNTIME_DIR} // "") . "/cgrove/$ENV{CGROVE}.run");
-        $door = "/tmp/cgrove-$</$ENV{CGROVE}.run" unless -S $door;
+        my ($door) = glob(($ENV{XDG_RUNTIME_DIR} // "") . "/cgrove/$ENV{CGROVE}");
+        $door = "/tmp/cgrove-$</$ENV{CGROVE}" unless -S $door;
         socket(my $s, AF_UNIX, SOCK_DGRAM, 0) or die;
         my $sent = 0;
         for my $junk ("", "x", "{}", "\xff" x 9000, "[" x 30000, "{\"Get\":{\"path\":\"\"}}") {
@@ -185,4 +187,29 @@ fn nobody_at_the_door_holds_a_run_up(place: Place) {
     let script = format!("perl -e '{perl}'; {cgrove} get $CGROVE pids.max; : MARK");
     let ended = run(place).options(&["--pids-max", "20"]).script(&script).end();
     assert_eq!(ended.out, "sent 6\n20\n", "{ended:?}");
+}
+
+/// A supervisor that received or dropped a lingering socket would sit in its close, and the fork
+/// that `linger` tries next would wait for it, as would the time limit. One that took in what a
+/// message brings would sooner or later have no descriptor left for `/proc`.
+fn what_is_sent_along_holds_nobody_up(place: Place) {
+    for (act, said) in [("linger", "forked at once\n"), ("hand-over", "few\n")] {
+        let ended = run(place).options(&["--pids-max", "20"]).acts(act, 0).end();
+        assert_eq!((ended.status, ended.out.as_str()), (0, said), "{act}: {ended:?}");
+    }
+}
+
+/// An address of a socket takes 107 bytes, a file's name 255.
+fn the_longest_names_are_names_too(place: Place) {
+    let name = &format!("{}\u{e9}", "n".repeat(253));
+    let mut first = place.command(&kit().cgrove);
+    let cgrove = kit().cgrove.display();
+    let script = format!(
+        "{cgrove} get $CGROVE pids.max; {cgrove} tree | cut -d' ' -f1 | grep -x $CGROVE; \
+        {cgrove} run --name $CGROVE -- echo never"
+    );
+    first.args(["run", "--quiet", "--pids-max", "30", "--name", name, "--", "sh", "-c", &script]);
+    let output = first.output().expect("cgrove answers");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("30\n{name}\n"), "{output:?}");
+    assert!(refusal(&output).contains("EEXIST"), "{output:?}");
 }

@@ -80,6 +80,16 @@ pub struct NewCss<'a> {
     pub parent: Option<&'a Css>,
 }
 
+impl NewCss<'_> {
+    /// What this controller keeps for the css above.
+    ///
+    /// # Errors
+    /// EINVAL if that is of another type, which is a fault of the controller.
+    pub fn parent_state<T: Send + Sync + 'static>(&self) -> Result<Option<Arc<T>>, Errno> {
+        self.parent.map(|css| css.state_arc().ok_or(Errno::EINVAL)).transpose()
+    }
+}
+
 /// A resource controller. The module's table says when each verb runs.
 pub trait Controller: Send + Sync + 'static {
     /// Its name, as in `cgroup.controllers`.

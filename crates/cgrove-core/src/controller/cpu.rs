@@ -302,10 +302,7 @@ impl Controller for Cpu {
     }
 
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
-        let parent = match new.parent {
-            Some(css) => Some(css.state_arc::<CpuCss>().ok_or(Errno::EINVAL)?),
-            None => None,
-        };
+        let parent = new.parent_state::<CpuCss>()?;
         Ok(Arc::new(CpuCss {
             cgroup: new.cgroup,
             parent,

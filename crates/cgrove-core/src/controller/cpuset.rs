@@ -359,10 +359,7 @@ impl Controller for Cpuset {
     }
 
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
-        let parent = match new.parent {
-            Some(css) => Some(css.state_arc::<CpusetCss>().ok_or(Errno::EINVAL)?),
-            None => None,
-        };
+        let parent = new.parent_state::<CpusetCss>()?;
         let is_root = parent.is_none();
         let css = Arc::new(CpusetCss {
             cgroup: new.cgroup,

@@ -320,10 +320,7 @@ impl Controller for Hugetlb {
     }
 
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
-        let parent = match new.parent {
-            Some(css) => Some(css.state_arc::<HugetlbCss>().ok_or(Errno::EINVAL)?),
-            None => None,
-        };
+        let parent = new.parent_state::<HugetlbCss>()?;
         let per_size = |size: &HugePageSize| PerSize {
             size: *size,
             fault: PageCounter::new(size.unlimited()),

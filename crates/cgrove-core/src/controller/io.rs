@@ -438,10 +438,7 @@ impl Controller for Io {
     }
 
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
-        let parent = match new.parent {
-            Some(css) => Some(css.state_arc::<IoCss>().ok_or(Errno::EINVAL)?),
-            None => None,
-        };
+        let parent = new.parent_state::<IoCss>()?;
         Ok(Arc::new(IoCss {
             parent,
             devices: Arc::clone(&self.devices),

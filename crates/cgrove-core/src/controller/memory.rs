@@ -599,10 +599,7 @@ impl Controller for Memory {
     }
 
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
-        let parent = match new.parent {
-            Some(css) => Some(css.state_arc::<MemoryCss>().ok_or(Errno::EINVAL)?),
-            None => None,
-        };
+        let parent = new.parent_state::<MemoryCss>()?;
         let names = ["memory.events", "memory.events.local", "memory.swap.events"];
         Ok(Arc::new(MemoryCss {
             parent,

@@ -284,10 +284,7 @@ impl Controller for Misc {
     }
 
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
-        let parent = match new.parent {
-            Some(css) => Some(css.state_arc::<MiscCss>().ok_or(Errno::EINVAL)?),
-            None => None,
-        };
+        let parent = new.parent_state::<MiscCss>()?;
         let resource = |_: &&str| Resource {
             usage: AtomicU64::new(0),
             max: AtomicU64::new(MAX),

@@ -288,10 +288,7 @@ impl Controller for Pids {
     }
 
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
-        let parent = match new.parent {
-            Some(css) => Some(css.state_arc::<PidsCss>().ok_or(Errno::EINVAL)?),
-            None => None,
-        };
+        let parent = new.parent_state::<PidsCss>()?;
         Ok(Arc::new(PidsCss {
             parent,
             current: AtomicU64::new(0),

@@ -324,10 +324,7 @@ impl Controller for Rdma {
     }
 
     fn css_alloc(&self, new: NewCss<'_>) -> Result<CssState, Errno> {
-        let parent = match new.parent {
-            Some(css) => Some(css.state_arc::<RdmaCss>().ok_or(Errno::EINVAL)?),
-            None => None,
-        };
+        let parent = new.parent_state::<RdmaCss>()?;
         Ok(Arc::new(RdmaCss {
             parent,
             shared: Arc::clone(&self.shared),

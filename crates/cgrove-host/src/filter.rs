@@ -9,7 +9,8 @@
 //! - `clone3`: ENOSYS, as in Docker's default profile. Its flags lie in memory, where a filter
 //!   cannot see them; every libc falls back to `clone`.
 //! - `rt_sigaction(SIGCHLD, act ≠ NULL)`: tell the supervisor, because a parent that ignores SIGCHLD
-//!   makes the kernel throw away its children's CPU time.
+//!   makes the kernel throw away its children's CPU time, and one whose handler lacks SA_RESTART could
+//!   have its forks interrupted (`sigaction.rs`).
 //! - `unshare(CLONE_NEWPID)`, `setns` into what may be a pid namespace: tell the supervisor, because
 //!   the init of such a namespace ends with its children unaccounted for, and takes in the orphans
 //!   of whoever enters it.

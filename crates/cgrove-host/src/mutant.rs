@@ -40,6 +40,8 @@ pub(crate) enum Mutant {
     KinKilled,
     /// The terminal goes back to the caller's group whoever has it.
     TerminalTaken,
+    /// A handler without SA_RESTART is left so.
+    ForkInterrupted,
     /// A kill that is asked for after the end begins all over.
     EndForgotten,
     /// The command is not told that the tree has run long enough.

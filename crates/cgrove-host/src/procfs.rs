@@ -6,6 +6,7 @@
 //! process may name itself `) R 1 (`.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -80,6 +81,12 @@ impl Proc {
     pub fn may_be_pid_namespace(&self, tid: RawPid, fd: i32) -> bool {
         let link = readlinkat(&self.dir, format!("{tid}/fd/{fd}").as_str());
         !link.is_ok_and(|to| !to.as_encoded_bytes().starts_with(b"pid:"))
+    }
+
+    /// `/proc/TID/mem`, to read and to write: the memory, whoever has the id later (proc(5)).
+    pub fn memory(&self, tid: RawPid) -> Result<File, Errno> {
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        openat(&self.dir, format!("{tid}/mem").as_str(), flags, Mode::empty()).map(File::from)
     }
 
     /// `/proc/PID/stat`: of the whole process (its CPU time, its leader's state).

@@ -38,7 +38,7 @@ use crate::options::{BackendChoice, Feature, RunOptions};
 use crate::report::Backend;
 use crate::sampler::Sampler;
 use crate::scan::Scanner;
-use crate::sigaction;
+use crate::sigaction::{self, Verdict};
 use crate::sys::{self, Fate, RawPid, WaitFor};
 use crate::title;
 use crate::wire::{FromCommand, ToFront, ToSupervisor};
@@ -605,15 +605,24 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Ok(Some(Asked::ChildAction { id, tid, address, layout })) => {
-                if !mutant::is(Mutant::ActionUnseen)
-                    && !self.accounting.is_sampled()
-                    && sigaction::may_discard_children(tid, address, layout)
-                    && gate.still_waiting(id)
-                {
-                    self.accounting.degrade(format!(
-                        "process {tid} ignored SIGCHLD: its children's time may be lost"
-                    ));
-                    self.sampler.arm_soon();
+                let verdict = sigaction::examine(&self.scanner.proc, tid, address, layout);
+                // Else it was another's memory that we looked into.
+                if gate.still_waiting(id) {
+                    match verdict {
+                        Verdict::Interrupts(restart) if !mutant::is(Mutant::ForkInterrupted) => {
+                            restart.set();
+                        }
+                        Verdict::Discards
+                            if !self.accounting.is_sampled()
+                                && !mutant::is(Mutant::ActionUnseen) =>
+                        {
+                            self.accounting.degrade(format!(
+                                "process {tid} ignored SIGCHLD: its children's time may be lost"
+                            ));
+                            self.sampler.arm_soon();
+                        }
+                        _ => {}
+                    }
                 }
                 gate.allow(id);
             }

@@ -414,6 +414,31 @@ static int act_hide(long n) {
     return 0;
 }
 
+static volatile sig_atomic_t got;
+
+static void note(int sig) { got = sig; }
+
+/* Forks while earlier children end, with a handler for that which does not restart calls. A fork
+   never fails with EINTR. */
+static int act_eintr(long forks) {
+    struct sigaction action = {.sa_handler = note};
+    if (sigaction(SIGCHLD, &action, NULL)) fail("sigaction");
+    long interrupted = 0;
+    for (long i = 0; i < forks; i++) {
+        pid_t pid = fork();
+        if (!pid) {
+            for (volatile int turn = 0; turn < i % 32 * 500; turn++) {}
+            _exit(0);
+        }
+        if (pid < 0 && errno == EINTR) interrupted++;
+        if (pid < 0 && errno != EINTR) fail("fork");
+        if (i % 8 == 7)
+            while (waitpid(-1, NULL, 0) > 0 || errno == EINTR) {}
+    }
+    printf("interrupted %ld\n", interrupted);
+    return 0;
+}
+
 static int act_pid_reuse(void) {
     pid_t first = must_fork();
     if (first == 0) _exit(0);
@@ -440,9 +465,6 @@ static int act_leave(long n) {
     return 0;
 }
 
-static volatile sig_atomic_t got;
-
-static void note(int sig) { got = sig; }
 
 /* Says which signals arrive, until SIGTERM, which ends it with 3. */
 static int act_signals(void) {
@@ -618,6 +640,7 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "subreaper")) return act_subreaper();
     if (!strcmp(what, "slow-fork")) return act_slow_fork(n);
     if (!strcmp(what, "hide")) return act_hide(n);
+    if (!strcmp(what, "eintr")) return act_eintr(n);
     if (!strcmp(what, "pid-reuse")) return act_pid_reuse();
     if (!strcmp(what, "leave")) return act_leave(n);
     if (!strcmp(what, "signals")) return act_signals();

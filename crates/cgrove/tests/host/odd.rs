@@ -8,6 +8,8 @@ crate::tests![
     pids_that_come_back[crate::SMALL_PID_MAX],
     a_thread_that_execs,
     a_deep_tree,
+    the_end_of_a_child_does_not_interrupt_a_fork,
+    a_pipeline_of_a_plain_shell,
 ];
 
 fn vfork_and_posix_spawn(place: Place) {
@@ -70,4 +72,19 @@ fn a_deep_tree(place: Place) {
     assert_eq!(ended.status, 0, "{ended:?}");
     assert_eq!(report.left_behind.killed, 1);
     assert_eq!(report.forks.count, Some(62), "{report:?}");
+}
+
+/// fork(2) knows no EINTR, and nobody who calls it does.
+fn the_end_of_a_child_does_not_interrupt_a_fork(place: Place) {
+    let ended = run(place).options(&["--pids-max", "20"]).acts("eintr", 4000).end();
+    assert_eq!((ended.status, ended.out.as_str()), (0, "interrupted 0\n"), "{ended:?}");
+}
+
+/// dash forks the second part while the first one ends.
+fn a_pipeline_of_a_plain_shell(place: Place) {
+    let script =
+        "i=0; while [ $i -lt 200 ]; do echo $i | grep -c . || exit 9; i=$((i+1)); done; : MARK";
+    let ended = run(place).script(script).end();
+    assert_eq!((ended.status, ended.err.contains("Cannot fork")), (0, false), "{}", ended.err);
+    assert_eq!(ended.out.lines().filter(|line| *line == "1").count(), 200);
 }

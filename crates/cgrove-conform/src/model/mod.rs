@@ -6,6 +6,10 @@
 //! when that does not come, is what it says here.
 
 pub mod files;
+mod lives;
+mod machine;
 pub mod memory;
 pub mod target;
+mod turns;
+mod view;
 pub mod world;

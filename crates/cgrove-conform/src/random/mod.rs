@@ -3,7 +3,12 @@
 //! [`generate`] draws them from a seed. A disagreement is played again, to be sure of it, then made
 //! as small as it gets and printed as a case that can be kept.
 
+mod as_others;
+mod bounds;
 mod generate;
+mod on_cgroups;
+mod on_tasks;
+mod themes;
 mod values;
 
 use std::fmt::Write as _;
@@ -17,11 +22,12 @@ use crate::vm::VmError;
 use crate::vm::machine::{Lab, Verdict};
 use crate::wire::print_case;
 
-pub use generate::{sequence, taints};
+pub use bounds::taints;
+pub use generate::sequence;
 
 /// How many sequences are drawn before they are played.
 const CHUNK: u64 = 256;
-/// How often a disagreement is played again before it is believed or not.
+/// How often a disagreement is played again, and must come back each time, before it counts.
 const AGAIN: usize = 3;
 /// How long the search for a smaller case may take.
 const SHRINK: Duration = Duration::from_secs(120);
@@ -35,9 +41,9 @@ pub struct Totals {
     pub sequences: u64,
     /// Steps compared.
     pub steps: u64,
-    /// Sequences that kernel and core answered differently, whenever they were asked.
+    /// Sequences that kernel and core answered differently whenever they were asked.
     pub disagreements: u64,
-    /// Sequences that were answered differently once, and not again: chance in the kernel.
+    /// Sequences that were answered differently and then alike: chance in the kernel.
     pub unsteady: u64,
 }
 

@@ -16,6 +16,9 @@ use nix::unistd::read;
 
 use crate::sys::{RawPid, getdents};
 
+/// What the kernel prints into at a time.
+const PAGE: usize = 4096;
+
 /// What `/proc/PID/stat` says of a task (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
@@ -69,7 +72,7 @@ impl Proc {
     pub fn open() -> Result<Proc, Errno> {
         let dir =
             open("/proc", OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        Ok(Proc { dir, path: String::with_capacity(64), buf: vec![0; 4096], dents: Vec::new() })
+        Ok(Proc { dir, path: String::with_capacity(64), buf: vec![0; PAGE], dents: Vec::new() })
     }
 
     /// The pid that this `/proc` has for the calling process; `None` if it does not know it.
@@ -175,14 +178,15 @@ impl Proc {
         let fd = self.open_path()?;
         let mut len = 0;
         loop {
-            if len == self.buf.len() {
-                self.buf.resize(len * 2, 0);
+            // Room for a whole page: a read that is short for want of room looks like the last.
+            if self.buf.len() - len < PAGE {
+                self.buf.resize(self.buf.len() + PAGE, 0);
             }
             let got = read(&fd, &mut self.buf[len..])?;
             len += got;
             // Every record of these files is far shorter than 512 bytes, so a chunk with that
             // much room left was the last one.
-            if got == 0 || got + 512 < 4096 {
+            if got == 0 || got + 512 < PAGE {
                 return Ok(&self.buf[..len]);
             }
         }

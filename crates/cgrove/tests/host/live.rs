@@ -11,6 +11,7 @@ use crate::kit::{Place, kit, run};
 crate::tests![
     a_run_is_looked_into_and_changed,
     a_command_reads_its_own_limits,
+    a_long_list_of_children_is_read_whole,
     files_are_set_before_the_start,
     what_is_refused_says_why,
     a_name_is_taken_once,
@@ -214,4 +215,16 @@ fn the_longest_names_are_names_too(place: Place) {
     assert!(said.starts_with(&format!("30\n{name}  ")), "{output:?}");
     assert_eq!(said.lines().filter(|line| line.starts_with(name)).count(), 2, "{output:?}");
     assert!(refusal(&output).contains("EEXIST"), "{output:?}");
+}
+
+/// `/proc` hands a long list out page by page, and not in whole pages.
+fn a_long_list_of_children_is_read_whole(place: Place) {
+    let script = "for i in $(seq 1200); do ACTS sleep MARK & done; echo ready; wait";
+    let running = run(place).options(&["--pids-max", "3000"]).script(script).start();
+    running.said("ready");
+    let get = |file: &str| answer(place, &["get", &running.mark, file]);
+    assert_eq!(get("cgroup.procs").lines().count(), 1201);
+    assert_eq!(get("pids.current"), "1201\n");
+    running.signal(libc::SIGKILL);
+    running.vanish();
 }

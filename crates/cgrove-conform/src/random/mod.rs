@@ -1,6 +1,6 @@
 //! Random comparison: thousands of sequences on a kernel and on the core, step by step.
 //!
-//! [`generate`] draws them from a seed. A disagreement is played again, to be sure of it, then made
+//! `generate` draws them from a seed. A disagreement is played again, to be sure of it, then made
 //! as small as it gets and printed as a case that can be kept.
 
 mod as_others;

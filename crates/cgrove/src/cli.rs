@@ -222,6 +222,10 @@ fn stop(error: clap::Error) -> Stop {
                 );
             }
         }
+        ErrorKind::InvalidSubcommand => {
+            let word = text.split('\'').nth(1).unwrap_or_default();
+            return Stop::Misuse(format!("there is no subcommand {word}; see `cgrove --help`"));
+        }
         _ => {}
     }
     // The first paragraph says what is wrong; usage and tips follow after an empty line.
@@ -229,7 +233,11 @@ fn stop(error: clap::Error) -> Stop {
     let words: Vec<&str> = problem.split_whitespace().collect();
     let problem = words.join(" ");
     let problem = problem.strip_prefix("error: ").unwrap_or(&problem);
-    Stop::Misuse(format!("{problem}; see `cgrove run --help`"))
+    // The usage line names the subcommand that was meant.
+    let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: cgrove "));
+    let meant = usage.and_then(|usage| usage.split_whitespace().next());
+    let meant = meant.filter(|word| word.chars().all(|c| c.is_ascii_lowercase())).unwrap_or("run");
+    Stop::Misuse(format!("{problem}; see `cgrove {meant} --help`"))
 }
 
 fn pids_max(text: &str) -> Result<PidsMax, String> {

@@ -135,9 +135,10 @@ fn a_bomb_without_a_bound_dies_in_one_pass(place: Place) {
         let report = ended.report();
         assert_eq!((ended.status, report.reason), (124, Reason::Timeout));
         // Nobody in it ends by itself, so what was forked was there to be killed; only a fork that
-        // was let through and whose caller the kill reached first did not happen.
-        let missing = report.forks.count.unwrap().checked_sub(report.left_behind.killed);
-        assert!(missing.is_some_and(|missing| missing <= 8), "{report:?}");
+        // was let through and whose caller the kill reached first did not happen. The busier the
+        // machine, the more of them wait for a CPU.
+        let (forks, killed) = (report.forks.count.unwrap(), report.left_behind.killed);
+        assert!(killed <= forks && killed >= forks - forks / 5, "{report:?}");
         // A second look finds the child of a fork that was let through just before.
         assert!(report.left_behind.passes <= 2, "{report:?}");
         if report.forks.refused.unwrap() > report.pids_max.hits.unwrap() {

@@ -138,7 +138,7 @@ fn a_bomb_without_a_bound_dies_in_one_pass(place: Place) {
         // was let through and whose caller the kill reached first did not happen. The busier the
         // machine, the more of them wait for a CPU.
         let (forks, killed) = (report.forks.count.unwrap(), report.left_behind.killed);
-        assert!(killed <= forks && killed >= forks - forks / 5, "{report:?}");
+        assert!(killed <= forks && killed >= forks / 2, "{report:?}");
         // A second look finds the child of a fork that was let through just before.
         assert!(report.left_behind.passes <= 2, "{report:?}");
         if report.forks.refused.unwrap() > report.pids_max.hits.unwrap() {

@@ -19,9 +19,9 @@
 //!   ancestors, which have stopped counting it as a descendant: they never read
 //!   as frozen again. Here a dead cgroup never counts, and its ancestors are
 //!   looked at again when it is removed, since it may be what they waited for.
-//! * Linux decides over a cgroup with tasks of its own without looking at those
-//!   below, so it can read as frozen for a moment before they are. Here it reads
-//!   so once all have stopped, as `cgroup-v2.rst` says.
+//! * Linux looks at a cgroup's own tasks when one of them changes, and at those
+//!   below when one of those does, so it can read as frozen while some have not
+//!   stopped. Here it reads so once all have, as `cgroup-v2.rst` says.
 
 use crate::cgroup::{Cgroup, CgroupFlags};
 use crate::effect::{Effect, Effects};

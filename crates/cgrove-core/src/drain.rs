@@ -8,8 +8,7 @@
 //!
 //! Nothing sleeps here. The write is not carried out and says which css it
 //! would have waited for and what that css waits for ([`Draining`]); when it is
-//! offline, or its cgroup is removed and the write would pass it over, there is an
-//! [`Effect::Offline`](crate::Effect::Offline), and the
+//! offline there is an [`Effect::Offline`](crate::Effect::Offline), and the
 //! embedder tries again, or has given up meanwhile, or set itself a deadline.
 //!
 //! The question is whether a css is DYING, not whether its reference count is

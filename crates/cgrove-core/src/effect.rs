@@ -33,8 +33,8 @@ pub enum Effect {
     /// Let this task run again, and say so with
     /// [`Hierarchy::leave_frozen`](crate::Hierarchy::leave_frozen).
     Unfreeze(TaskId),
-    /// A css that a write would have waited for is offline, or its cgroup is
-    /// removed: try again. See [`Draining`](crate::Draining).
+    /// A css that a write would have waited for is offline: try again. See
+    /// [`Draining`](crate::Draining).
     Offline(CssId),
     /// There is queued work: call [`Hierarchy::pump`](crate::Hierarchy::pump).
     Work(Queue),

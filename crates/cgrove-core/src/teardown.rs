@@ -176,17 +176,7 @@ impl Inner {
             self.queue(Queue::Release, Work::Release(CssRef::SelfOf(Arc::clone(cgroup))), fx);
         }
         for css in &csses {
-            // A write above passes a dead cgroup over: who waits need not wait
-            // for the tasks on their way out here.
-            self.tell_waiters(css, tree, fx);
             self.finish_if_drained(css, tree, fx);
-        }
-    }
-
-    /// The css no longer stands in the way of a write: see `drain.rs`.
-    fn tell_waiters(&self, css: &CssRef, tree: &mut TreeGuard<'_>, fx: &mut Effects) {
-        if core::mem::take(&mut css.tree.get_mut(tree).awaited) {
-            fx.push(Effect::Offline(css.id));
         }
     }
 
@@ -291,7 +281,9 @@ impl Inner {
             css.clear(Flags::ONLINE);
             self.enter(css, Phase::Offline, tree, fx);
             ss.cgroup.subsys.lock()[ss.ssid].take_if(|at| at.id == css.id);
-            self.tell_waiters(css, tree, fx);
+            if css.tree.get(tree).awaited {
+                fx.push(Effect::Offline(css.id));
+            }
             if let Some(parent) = &css.parent {
                 let state = parent.tree.get_mut(tree);
                 state.online_cnt -= 1;

@@ -168,27 +168,3 @@ fn the_wait_explains_itself() {
     t.rmdir(&a).unwrap();
     assert_eq!(t.try_write("+pids", &a).unwrap_err().to_string(), "ENODEV");
 }
-
-/// A write passes a removed cgroup over, so its removal ends the wait. (Linux
-/// wakes the writer when the css is offline and no sooner.)
-#[test]
-fn who_waits_is_told_when_the_cgroup_is_removed() {
-    let mut t = Tree::new();
-    t.on_root("+pids").unwrap();
-    let (root, a) = (t.root(), t.top("a"));
-    let hidden = t.spawn(&a);
-    t.exit(&hidden);
-    t.on_root("-pids").unwrap();
-    let (old, ..) = waits(t.try_write("+pids", &root)).unwrap();
-    t.fx.drain().for_each(drop);
-    t.rmdir(&a).unwrap();
-    let told = |t: &mut Tree| {
-        t.fx.drain().filter(|it| matches!(it, Effect::Offline(css) if *css == old)).count()
-    };
-    assert_eq!(told(&mut t), 1);
-    assert_eq!(t.on_root("+pids"), Ok(()), "though the task is still on its way");
-    t.retire_rest(&hidden);
-    t.pump();
-    assert_eq!(told(&mut t), 0, "nobody waits any more");
-    assert_eq!(t.h.stat(&root).subsys[2].dying, 0);
-}

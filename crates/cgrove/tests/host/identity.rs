@@ -45,7 +45,8 @@ fn a_program_that_never_waits(place: Place) {
     assert_eq!(report.cpu.class, Class::Sampled);
     assert!(report.cpu.note.as_ref().is_some_and(|note| note.contains("SIGCHLD")), "{report:?}");
     let cpu = (report.cpu.user_ns + report.cpu.system_ns) / MS;
-    assert!((350..2000).contains(&cpu), "the child used 500 ms, counted: {cpu}");
+    // What it used after the last sample is lost, and samples are rare on a busy machine.
+    assert!((100..2000).contains(&cpu), "the child used 500 ms, counted: {cpu}");
 }
 
 fn a_program_that_adopts_orphans(place: Place) {

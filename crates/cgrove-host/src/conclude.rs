@@ -51,6 +51,9 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
                 .to_owned(),
         );
     }
+    if let Some(loose) = run.freezer.held().1 {
+        warnings.push(format!("not frozen with the others: {loose}"));
+    }
     if let Some(pid) = run.entered {
         warnings.push(format!(
             "process {pid} entered a pid namespace that was there before: what it orphaned there \
@@ -97,6 +100,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         classes: Classes {
             pids: if run.late_limit { pids.min(Class::Sampled) } else { pids },
             kill: if run.entered.is_some() { kill.min(Class::Sampled) } else { kill },
+            freeze: run.freezer.held().0,
         },
         warnings,
         ..blank(run.options)
@@ -182,7 +186,7 @@ fn blank(options: &RunOptions) -> Report {
             truncated: false,
             class: Class::Unknown,
         },
-        classes: Classes { pids: Class::Unknown, kill: Class::Unknown },
+        classes: Classes { pids: Class::Unknown, kill: Class::Unknown, freeze: None },
         warnings: Vec::new(),
     }
 }

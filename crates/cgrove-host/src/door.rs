@@ -65,6 +65,14 @@ pub enum Request {
         /// Where to start.
         offset: u64,
     },
+    /// Freezes or thaws a cgroup; the answer to a freeze comes when it is reached, and is a
+    /// [`Frozen`](crate::freezer::Frozen) in JSON.
+    Freeze {
+        /// The cgroup.
+        path: String,
+        /// Or thaw.
+        freeze: bool,
+    },
     /// Writes a file.
     Set {
         /// The cgroup.

@@ -7,7 +7,7 @@
 //! socket: it is close-on-exec, so its end without a word means success.
 
 use std::ffi::{CStr, CString, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
@@ -44,6 +44,8 @@ pub struct Launch<'a> {
     pub gate: Option<&'a [BpfInsn]>,
     /// Do not run the command without the gate.
     pub gate_or_nothing: bool,
+    /// Wait for [`let_start`] before the exec.
+    pub held: bool,
 }
 
 /// The exit status of a command that cannot be executed, as in every shell.
@@ -96,6 +98,12 @@ pub fn start(launch: &Launch<'_>) -> Result<(RawPid, OwnedFd), HostError> {
     }
 }
 
+/// Lets a held command start, or freeze: whatever is to stop it must be under way.
+pub fn let_start(socket: BorrowedFd<'_>) {
+    // Fails if the command is dead.
+    let _ = nix::unistd::write(socket, b"g");
+}
+
 /// A setuid program started by somebody without rights could not be killed by him. The gate comes
 /// with no_new_privs for such a caller; without it the kill needs it all the same.
 fn stay_killable() {
@@ -129,6 +137,10 @@ fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
     }
     if launch.caller.sigchld_ignored {
         sys::set_signal_ignored(libc::SIGCHLD, true);
+    }
+    if launch.held {
+        // The end of the stream is as good: the supervisor is dead, and so are we.
+        while nix::unistd::read(&report, &mut [0]) == Err(Errno::EINTR) {}
     }
     let _ = launch.caller.mask.thread_set_mask();
     let argv: Vec<&CStr> = launch.argv.iter().map(CString::as_c_str).collect();

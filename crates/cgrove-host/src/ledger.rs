@@ -30,6 +30,7 @@
 //! io_uring adds to a process do not pass the gate; the next census takes them in.
 
 mod files;
+mod freeze;
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -87,6 +88,8 @@ pub struct Ledger {
     path: String,
     pids: Arc<PidsCss>,
     fx: Effects,
+    /// Whom the core wants frozen or thawed, not carried out yet.
+    orders: Vec<(TaskId, bool)>,
     started: Instant,
     next_id: u64,
     known: HashMap<RawPid, Known>,
@@ -134,6 +137,7 @@ impl Ledger {
             group,
             pids,
             fx,
+            orders: Vec::new(),
             started,
             next_id: 1,
             known: HashMap::new(),
@@ -450,13 +454,19 @@ impl Ledger {
 
     /// Performs what the core asks for. Nobody watches the interface files of this group, so
     /// notifications and their timers have no one to reach; whoever is to be killed is found by
-    /// the sweep that follows every [`Ledger::kill`].
+    /// the sweep that follows every [`Ledger::kill`]; who is to freeze or thaw is kept for
+    /// [`Ledger::orders`].
     fn perform(&mut self) {
         let mut work = true;
         while work {
             work = false;
             for effect in self.fx.drain() {
-                work |= matches!(effect, Effect::Work(_));
+                match effect {
+                    Effect::Work(_) => work = true,
+                    Effect::Freeze(id) => self.orders.push((id, true)),
+                    Effect::Unfreeze(id) => self.orders.push((id, false)),
+                    _ => {}
+                }
             }
             if work {
                 self.hierarchy.pump(&mut self.fx);

@@ -25,6 +25,7 @@ pub mod door;
 pub mod error;
 mod events;
 pub mod filter;
+pub mod freezer;
 pub mod front;
 pub mod gate;
 mod inherited;

@@ -44,6 +44,20 @@ pub(crate) enum Mutant {
     ForkInterrupted,
     /// A kill that is asked for after the end begins all over.
     EndForgotten,
+    /// A freeze is reached when all who were known when it was asked for have stopped.
+    NewcomersMissed,
+    /// What tracees do passes for what children do.
+    TraceesConfused,
+    /// The end of a tracee passes for that of a child.
+    EndsMistaken,
+    /// A job that was stopped before the freeze is continued by the thaw.
+    JobContinued,
+    /// Who has not stopped when the thaw comes is never let go.
+    LeavingForgotten,
+    /// The supervisor waits for as long as the kernel lets a SEIZE wait.
+    SeizeWaits,
+    /// The gate answers while the run is frozen.
+    FrozenForks,
     /// The command is not told that the tree has run long enough.
     NoWarning,
 }

@@ -106,6 +106,39 @@ impl Proc {
         Stat::parse(text).ok_or(Errno::EINVAL)
     }
 
+    /// Who traces `tid`, if somebody does and can be seen (`TracerPid`, proc_pid_status(5)).
+    pub fn tracer(&mut self, tid: RawPid) -> Option<RawPid> {
+        self.set_path(format_args!("{tid}/status"));
+        let text = self.read().ok()?;
+        let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"TracerPid:"))?;
+        std::str::from_utf8(line).ok()?.trim().parse().ok().filter(|&pid| pid != 0)
+    }
+
+    /// The process that thread `tid` belongs to.
+    pub fn process_of(&mut self, tid: RawPid) -> Option<RawPid> {
+        self.set_path(format_args!("{tid}/status"));
+        let text = self.read().ok()?;
+        let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
+        std::str::from_utf8(line).ok()?.trim().parse().ok()
+    }
+
+    /// Whether the caller has the right to trace `tid`: the kernel asks the same for this file.
+    pub fn may_trace(&mut self, tid: RawPid) -> bool {
+        self.set_path(format_args!("{tid}/task/{tid}/syscall"));
+        self.read().is_ok()
+    }
+
+    /// The system call that `tid` sleeps in: its number and first argument
+    /// (proc_pid_syscall(5)). Only for whoever may trace it, and not if it runs.
+    pub fn sleeps_in(&mut self, tid: RawPid) -> Option<(i64, u64)> {
+        self.set_path(format_args!("{tid}/task/{tid}/syscall"));
+        let text = std::str::from_utf8(self.read().ok()?).ok()?;
+        let mut words = text.split_ascii_whitespace();
+        let number = words.next()?.parse().ok()?;
+        let first = words.next()?.strip_prefix("0x")?;
+        Some((number, u64::from_str_radix(first, 16).ok()?))
+    }
+
     /// Appends the children that thread `tid` of `pid` forked or inherited, zombies included
     /// (CONFIG_PROC_CHILDREN). ENOENT: the thread is gone, or the kernel has no such file.
     pub fn children(
@@ -265,6 +298,15 @@ mod tests {
         for text in [&b""[..], b"1", b"1 (x", b"1 (x)", b"1 (x) S", b"1 (x) S 2 3", b"\xff)\xff"] {
             assert_eq!(Stat::parse(text), None, "{text:?}");
         }
+    }
+
+    /// A list of children that filled the buffer almost was cut in the middle of a number.
+    #[test]
+    fn long_files_are_read_whole() {
+        let path = "/proc/kallsyms";
+        let Ok(whole) = std::fs::read(path) else { return };
+        let mut proc = Proc::open().unwrap();
+        assert!(proc.file("kallsyms").unwrap() == whole);
     }
 
     #[test]

@@ -221,6 +221,9 @@ pub struct Classes {
     pub pids: Class,
     /// The kill.
     pub kill: Class,
+    /// Freezes: `sampled` if a task ran on during one. `null` if there was none.
+    #[serde(default)]
+    pub freeze: Option<Class>,
 }
 
 impl Report {

@@ -173,6 +173,30 @@ impl Scanner {
         Census { tasks: before.tasks, complete: false, hidden: before.hidden }
     }
 
+    /// One pass over a tree that stands still: whether it shows all those that were told of and
+    /// nobody else. `halts` says of a task `Some(true)`: it has come to a halt; `Some(false)`: it
+    /// is told of, and does not matter; `None`: unknown.
+    ///
+    /// One pass is enough. A task that it misses has a parent when the pass begins. If the pass
+    /// saw that parent alive, it read of the child then; so the parent died first, or is missed
+    /// itself, and so on up to a child of the root, which cannot be missed. Whoever is seen has
+    /// halted and cannot die but by SIGKILL, and then is a zombie, or vanished, or is missing here.
+    pub(crate) fn nobody_but(
+        &mut self,
+        mut halts: impl FnMut(&Seen) -> Option<bool>,
+        halted: usize,
+    ) -> bool {
+        let pass = self.pass();
+        let mut seen = 0;
+        for task in &pass.tasks {
+            match halts(task) {
+                Some(halts) => seen += usize::from(halts && !task.zombie),
+                None => return false,
+            }
+        }
+        !pass.broken && seen == halted
+    }
+
     /// Whether `pid` descends from the root, by its chain of parents.
     pub fn contains(&mut self, pid: RawPid) -> bool {
         self.leads_to_root(pid, &[])

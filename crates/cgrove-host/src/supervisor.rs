@@ -28,6 +28,7 @@ use crate::door::{Door, Request};
 use crate::error::HostError;
 use crate::events::{self, Event, Sources};
 use crate::filter::{self, Namespace};
+use crate::freezer::Freezer;
 use crate::gate::{self, Asked, Gate};
 use crate::inherited;
 use crate::kill::{self, Sweep};
@@ -39,7 +40,7 @@ use crate::report::Backend;
 use crate::sampler::Sampler;
 use crate::scan::Scanner;
 use crate::sigaction::{self, Verdict};
-use crate::sys::{self, Fate, RawPid, WaitFor};
+use crate::sys::{self, Fate, RawPid};
 use crate::title;
 use crate::wire::{FromCommand, ToFront, ToSupervisor};
 
@@ -91,6 +92,7 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) accounting: Accounting,
     pub(crate) sweep: Sweep,
     pub(crate) sampler: Sampler,
+    pub(crate) freezer: Freezer,
     /// Who entered a pid namespace that may not be of the tree.
     pub(crate) entered: Option<RawPid>,
     /// A task limit was set after the start, so that threads do not ask.
@@ -193,8 +195,14 @@ impl<'a> Supervisor<'a> {
         }
         let environment = launch::environment(&options.name);
         let environment = environment.as_slice();
-        let launch =
-            Launch { environment, argv: &argv, caller, gate: program.as_deref(), gate_or_nothing };
+        let launch = Launch {
+            environment,
+            argv: &argv,
+            caller,
+            gate: program.as_deref(),
+            gate_or_nothing,
+            held: ledger.is_freezing(),
+        };
         let (command, socket) = launch::start(&launch)?;
         // Not before the command exists: it stays in the caller's session. Cannot fail, for a fork
         // of the front leads no process group.
@@ -230,6 +238,7 @@ impl<'a> Supervisor<'a> {
             accounting: Accounting::default(),
             sweep: Sweep::default(),
             sampler: Sampler::default(),
+            freezer: Freezer::default(),
             entered: None,
             late_limit: false,
             phase: Phase::Running { timeout: options.timeout.and_then(|t| started.checked_add(t)) },
@@ -254,6 +263,11 @@ impl<'a> Supervisor<'a> {
         if self.ledger.adopt(self.command).is_err() {
             return Err(setup(Errno::EINVAL));
         }
+        if let Some(socket) = self.launch.as_ref().filter(|_| self.ledger.is_freezing()) {
+            // Seized and interrupted, it does not come as far as its exec.
+            self.freezer.step(&mut self.ledger, &mut self.scanner, None);
+            launch::let_start(socket.as_fd());
+        }
         if self.caller.sigchld_ignored {
             self.accounting.degrade("the caller ignores SIGCHLD, and so may the command");
         }
@@ -271,8 +285,11 @@ impl<'a> Supervisor<'a> {
 
     fn run(&mut self) {
         while self.phase != Phase::Over {
+            self.freeze();
+            // What is not taken stays asked, and can be frozen asking.
+            let answers = !self.is_frozen() || mutant::is(Mutant::FrozenForks);
             let sources = Sources {
-                gate: self.gate.as_ref().map(AsFd::as_fd),
+                gate: self.gate.as_ref().filter(|_| answers).map(AsFd::as_fd),
                 signals: self.signals.as_fd(),
                 front: self.front.as_ref().map(AsFd::as_fd),
                 launch: self.launch.as_ref().map(AsFd::as_fd),
@@ -315,6 +332,7 @@ impl<'a> Supervisor<'a> {
             Phase::Over => None,
         };
         let others = self.sampler.due().into_iter().chain(self.door_rests);
+        let others = others.chain(self.freezer.due());
         let Some(due) = phase.into_iter().chain(others).min() else {
             return PollTimeout::NONE;
         };
@@ -369,6 +387,37 @@ impl<'a> Supervisor<'a> {
         }
         let census = self.scanner.census();
         kill::signal_all(&mut self.scanner, &census, libc::SIGTERM);
+        if self.ledger.is_freezing() {
+            // Or nobody could clean up. The signal is what everyone finds on waking.
+            for tid in self.freezer.stopped_jobs() {
+                let _ = sys::kill(tid, libc::SIGCONT);
+            }
+            let _ = self.ledger.freeze("", false);
+            self.freeze();
+        }
+    }
+
+    /// Whether nobody is to go on, and so no fork to be answered.
+    fn is_frozen(&self) -> bool {
+        !matches!(self.phase, Phase::Killing { .. }) && self.ledger.is_freezing()
+    }
+
+    /// Carries out what the core wants frozen and thawed. Who is killed needs neither.
+    fn freeze(&mut self) {
+        if matches!(self.phase, Phase::Killing { .. } | Phase::Over) {
+            if self.freezer.give_up() {
+                self.answer(Err(Errno::ESRCH));
+            }
+            return;
+        }
+        let sampler = (self.backend == Backend::Reaper).then_some(&mut self.sampler);
+        self.freezer.step(&mut self.ledger, &mut self.scanner, sampler);
+        if let Some(answer) = self.freezer.take_answer() {
+            self.answer(Ok(answer));
+        }
+        if self.freezer.has_news() {
+            self.reap();
+        }
     }
 
     /// The front stops when the command does, so that a shell notices. Whatever else ends the stop
@@ -428,7 +477,7 @@ impl<'a> Supervisor<'a> {
     fn reap(&mut self) {
         let mut look_again = false;
         let none_left = loop {
-            let waited = match sys::wait_child(WaitFor::Changes) {
+            let waited = match self.freezer.wait_any(&mut self.scanner.proc, self.command) {
                 Ok(Some(waited)) => waited,
                 Ok(None) => break false,
                 Err(Errno::EINTR) => continue,
@@ -538,17 +587,47 @@ impl<'a> Supervisor<'a> {
             Ok(None) => {}
             Ok(Some(request)) => {
                 let begun = Instant::now();
-                let result = self.serve(&request);
+                let result = match &request {
+                    Request::Freeze { path, freeze } => self.serve_freeze(path, *freeze),
+                    other => Some(self.serve(other)),
+                };
                 let took = begun.elapsed();
                 if took >= LONG_ANSWER {
                     self.door_rests = begun.checked_add(took * DOOR_SHARE);
                 }
-                if let Ok(door) = &self.door {
-                    door.answer(result);
+                if let Some(result) = result {
+                    self.answer(result);
                 }
             }
             Err(errno) => self.door = Err(errno),
         }
+    }
+
+    fn answer(&self, result: Result<Vec<u8>, Errno>) {
+        if let Ok(door) = &self.door {
+            door.answer(result);
+        }
+    }
+
+    /// Freezes or thaws a cgroup; `None`: [`Supervisor::freeze`] answers when it is reached.
+    fn serve_freeze(&mut self, path: &str, freeze: bool) -> Option<Result<Vec<u8>, Errno>> {
+        if let Err(errno) = self.ledger.freeze(path, freeze) {
+            return Some(Err(errno));
+        }
+        self.freeze();
+        if !freeze {
+            return Some(Ok(Vec::new()));
+        }
+        if let Some(refused) = self.freezer.refused_all(&mut self.scanner.proc) {
+            self.undo_freeze(path);
+            return Some(serde_json::to_vec(&refused).map_err(|_| Errno::EPERM));
+        }
+        self.freezer.ask(&mut self.scanner.proc)
+    }
+
+    fn undo_freeze(&mut self, path: &str) {
+        let _ = self.ledger.freeze(path, false);
+        self.freeze();
     }
 
     fn serve(&mut self, request: &Request) -> Result<Vec<u8>, Errno> {
@@ -557,8 +636,10 @@ impl<'a> Supervisor<'a> {
             Backend::Gate => drop(self.ledger.reconcile(&mut self.scanner)),
             Backend::Reaper => self.sample(),
         }
+        self.freeze();
         match request {
             Request::List { path } => self.ledger.list(path),
+            Request::Freeze { .. } => Err(Errno::EINVAL),
             Request::Get { path, file, offset } => self.ledger.get(path, file, *offset),
             Request::Set { path, file, value } => {
                 let killed = self.ledger.set(path, file, value)?;
@@ -567,6 +648,13 @@ impl<'a> Supervisor<'a> {
                 }
                 if killed {
                     self.kill();
+                }
+                self.freeze();
+                if file == "cgroup.freeze"
+                    && self.freezer.refused_all(&mut self.scanner.proc).is_some()
+                {
+                    self.undo_freeze(path);
+                    return Err(Errno::EPERM);
                 }
                 Ok(Vec::new())
             }

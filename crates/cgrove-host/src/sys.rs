@@ -15,6 +15,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
 
+use crate::mutant::{self, Mutant};
+
 /// One instruction of classic BPF, as seccomp takes it.
 pub use libc::sock_filter as BpfInsn;
 
@@ -431,4 +433,177 @@ pub fn clock_ticks_per_second() -> u64 {
     // SAFETY: no preconditions.
     let hz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     u64::try_from(hz).ok().filter(|&hz| hz > 0).unwrap_or(100)
+}
+
+/// PTRACE_SEIZE: the calling thread becomes the tracer of `tid`, which notices nothing.
+///
+/// EPERM: somebody else traces it, or this one may not (credentials, `dumpable`, Yama, a filter);
+/// ESRCH: there is no such thread; EINTR: it was in execve(2) for too long.
+pub(crate) fn ptrace_seize(tid: RawPid, _: &Impatient) -> Result<(), Errno> {
+    // SAFETY: integers only: SEIZE takes no address, and no options as data.
+    let got = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0 as c_long, 0 as c_long) };
+    Errno::result(got).map(drop)
+}
+
+/// While it lives, a PTRACE_SEIZE that waits is given up with EINTR.
+///
+/// The kernel lets a signal interrupt that wait, and then begins the call anew without telling
+/// (ERESTARTNOINTR). So a timer's handler looks whether it came out of that very call, which the
+/// thread is about to make again, and steps over it. On other architectures nothing is given up.
+pub(crate) struct Impatient {
+    before: SigSet,
+}
+
+/// After how many microseconds.
+const IMPATIENCE: libc::suseconds_t = 10_000;
+
+impl Impatient {
+    /// SIGALRM and ITIMER_REAL are this one's; every other thread blocks all signals.
+    pub(crate) fn new() -> Impatient {
+        // SAFETY: plain old data; all zeroes is valid.
+        let mut action: libc::sigaction = unsafe { mem::zeroed() };
+        action.sa_sigaction = step_over as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        // SAFETY: `action` is live, and its handler touches nothing but its arguments.
+        unsafe { libc::sigaction(libc::SIGALRM, &action, ptr::null_mut()) };
+        if !mutant::is(Mutant::SeizeWaits) {
+            set_timer(IMPATIENCE);
+        }
+        let mut alarm = SigSet::empty();
+        alarm.add(nix::sys::signal::Signal::SIGALRM);
+        let how = nix::sys::signal::SigmaskHow::SIG_UNBLOCK;
+        let before = alarm.thread_swap_mask(how).unwrap_or_else(|_| SigSet::all());
+        Impatient { before }
+    }
+}
+
+impl Drop for Impatient {
+    fn drop(&mut self) {
+        set_timer(0);
+        let _ = self.before.thread_set_mask();
+        // Takes one that is pending away too.
+        set_signal_ignored(libc::SIGALRM, true);
+    }
+}
+
+/// Again and again, until it is set to 0.
+fn set_timer(microseconds: libc::suseconds_t) {
+    let period = libc::timeval { tv_sec: 0, tv_usec: microseconds };
+    let timer = libc::itimerval { it_interval: period, it_value: period };
+    // SAFETY: `timer` is live; a null old value is allowed.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, ptr::null_mut()) };
+}
+
+extern "C" fn step_over(_: c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: with SA_SIGINFO the kernel passes the interrupted thread's context, which is this
+    // handler's to change. Its program counter points to code that was about to run, and so can be
+    // read as far as one instruction goes.
+    unsafe {
+        let machine = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext;
+        #[cfg(target_arch = "x86_64")]
+        {
+            const SYSCALL: [u8; 2] = [0x0f, 0x05];
+            let gregs = &mut machine.gregs;
+            let at = gregs[libc::REG_RIP as usize] as *const [u8; 2];
+            if gregs[libc::REG_RAX as usize] == libc::SYS_ptrace
+                && gregs[libc::REG_RDI as usize] == i64::from(libc::PTRACE_SEIZE)
+                && at.read_unaligned() == SYSCALL
+            {
+                gregs[libc::REG_RIP as usize] += SYSCALL.len() as i64;
+                gregs[libc::REG_RAX as usize] = -i64::from(libc::EINTR);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            const SVC: u32 = 0xd400_0001;
+            if machine.regs[8] == libc::SYS_ptrace as u64
+                && machine.regs[0] == u64::from(libc::PTRACE_SEIZE.unsigned_abs())
+                && (machine.pc as *const u32).read_unaligned() == SVC
+            {
+                machine.pc += 4;
+                machine.regs[0] = (-i64::from(libc::EINTR)) as u64;
+            }
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = machine;
+    }
+}
+
+/// PTRACE_INTERRUPT: the seized thread is to stop as soon as it is about to run in user mode.
+pub(crate) fn ptrace_interrupt(tid: RawPid) -> Result<(), Errno> {
+    // SAFETY: integers only, as above.
+    let got = unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0 as c_long, 0 as c_long) };
+    Errno::result(got).map(drop)
+}
+
+/// PTRACE_DETACH: the thread, in a ptrace-stop, goes on, and takes `signal` first if that is not
+/// 0. ESRCH: it is not in a ptrace-stop, or was killed.
+pub(crate) fn ptrace_detach(tid: RawPid, signal: i32) -> Result<(), Errno> {
+    // SAFETY: integers only, as above.
+    let got = unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0 as c_long, c_long::from(signal)) };
+    Errno::result(got).map(drop)
+}
+
+/// A ptrace-stop: what the tracer is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TraceStop {
+    /// SIGTRAP, or the signal of a group-stop or of a delivery.
+    pub signal: i32,
+    /// PTRACE_EVENT_*; 0 for the delivery of a signal.
+    pub event: i32,
+}
+
+/// What [`peek_any`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peeked {
+    /// It ended.
+    Ended,
+    /// It stopped, as a child or as a tracee.
+    Stopped,
+}
+
+/// waitid(2) for one tracee's next ptrace-stop, without blocking, and without taking an end. One
+/// tid is found at once, while a wait for any tracee looks at all of them. ECHILD: not traced.
+pub(crate) fn wait_trace_stop(tid: RawPid) -> Result<Option<TraceStop>, Errno> {
+    let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
+    Ok(waitid(libc::P_PID, tid, options)?
+        .map(|info| TraceStop { signal: info.status & 0xff, event: info.status >> 8 }))
+}
+
+/// waitid(2) for any child or tracee, without blocking and without taking anything.
+pub(crate) fn peek_any() -> Result<Option<(RawPid, Peeked)>, Errno> {
+    let options = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::WNOHANG | libc::__WALL;
+    Ok(waitid(libc::P_ALL, 0, options)?.map(|info| {
+        let stopped = matches!(info.code, libc::CLD_STOPPED | libc::CLD_TRAPPED);
+        (info.pid, if stopped { Peeked::Stopped } else { Peeked::Ended })
+    }))
+}
+
+/// Takes the news that `child` was continued, if there is any: without looking at other children.
+pub(crate) fn was_continued(child: RawPid) -> bool {
+    let options = libc::WCONTINUED | libc::WNOHANG | libc::__WALL;
+    waitid(libc::P_PID, child, options)
+        .is_ok_and(|info| info.is_some_and(|info| info.code == libc::CLD_CONTINUED))
+}
+
+/// wait4(2) for this child or tracee, without blocking.
+pub(crate) fn wait_for(pid: RawPid) -> Result<Option<Waited>, Errno> {
+    wait4(pid, libc::WNOHANG | libc::WUNTRACED | libc::__WALL)
+}
+
+struct WaitInfo {
+    pid: RawPid,
+    code: c_int,
+    status: c_int,
+}
+
+fn waitid(which: libc::idtype_t, pid: RawPid, options: c_int) -> Result<Option<WaitInfo>, Errno> {
+    let id = libc::id_t::try_from(pid).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: plain old data for which all zeroes is valid; it reads as "nothing happened".
+    let mut info: libc::siginfo_t = unsafe { mem::zeroed() };
+    // SAFETY: `info` is live and writable.
+    Errno::result(unsafe { libc::waitid(which, id, &mut info, options) })?;
+    // SAFETY: waitid fills in the fields of a SIGCHLD, or leaves zeroes.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    Ok((pid != 0).then_some(WaitInfo { pid, code: info.si_code, status }))
 }

@@ -24,6 +24,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -618,6 +619,112 @@ static int act_load(const char *self, const char *mark) {
     }
 }
 
+/* From signal handlers too. */
+static void say(const char *what, int n) {
+    char line[64];
+    int len = snprintf(line, sizeof line, "%s %d\n", what, n);
+    if (write(1, line, len) != len) _exit(91);
+}
+
+static void say_got(int sig) { say("got", sig == SIGRTMIN ? 100 : sig); }
+
+static void catch(int sig, void (*handler)(int)) {
+    struct sigaction action = { .sa_handler = handler };
+    if (sigaction(sig, &action, NULL)) fail("sigaction");
+}
+
+/* A parent that tells whatever it is told of its child, which tells its signals. */
+static int act_family(long ms) {
+    pid_t child = must_fork();
+    if (child == 0) {
+        catch(SIGUSR1, say_got);
+        catch(SIGRTMIN, say_got);
+        burn(ms);
+        say("ready", getpid());
+        stay();
+    }
+    for (;;) {
+        int status;
+        if (waitpid(child, &status, WUNTRACED | WCONTINUED) != child) fail("waitpid");
+        if (WIFSTOPPED(status)) say("stopped", WSTOPSIG(status));
+        else if (WIFCONTINUED(status)) say("continued", 0);
+        else return say("killed", WTERMSIG(status)), 0;
+    }
+}
+
+/* A tracer that looks on, and a tracee that forks for each byte on standard input. */
+static int act_traced(void) {
+    pid_t child = must_fork();
+    if (child == 0) {
+        for (int n = 1; ; n++) {
+            await(0);
+            pid_t pid = must_fork();
+            if (pid == 0) _exit(0);
+            waitpid(pid, NULL, 0);
+            say("forked", n);
+        }
+    }
+    if (ptrace(PTRACE_SEIZE, child, 0, 0)) fail("ptrace");
+    say("tracee", child);
+    for (;;) {
+        int status;
+        if (waitpid(child, &status, __WALL) != child || !WIFSTOPPED(status)) return 0;
+        ptrace(PTRACE_CONT, child, 0, WSTOPSIG(status));
+    }
+}
+
+static void nothing(int sig) { (void)sig; }
+
+/* A parent that waits in vfork until its child gets SIGUSR1. */
+static int act_vfork_wait(void) {
+    catch(SIGUSR1, nothing);
+    sigset_t none, usr1;
+    sigemptyset(&none);
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &usr1, NULL);
+    pid_t parent = getpid();
+    pid_t child = vfork();
+    if (child == 0) {
+        say("parent", parent);
+        say("child", getpid());
+        sigsuspend(&none);
+        _exit(0);
+    }
+    say("back", 0);
+    return 0;
+}
+
+static char *const *own_args;
+
+static void *exec_again(void *arg) {
+    execv("/proc/self/exe", own_args);
+    return arg;
+}
+
+static void *stay_in_thread(void *arg) {
+    stay();
+    return arg;
+}
+
+/* A thread that executes the program anew while others live, without end. */
+static int act_exec_threads(char *const *args) {
+    own_args = args;
+    pthread_t t;
+    for (int i = 0; i < 7; i++)
+        if (pthread_create(&t, NULL, i < 6 ? stay_in_thread : exec_again, NULL)) fail("thread");
+    stay();
+    return 0;
+}
+
+/* Undumpable: nobody without CAP_SYS_PTRACE may trace it. */
+static int act_undumpable(void) {
+    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)) fail("prctl");
+    say("ready", 0);
+    stay();
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc < 3) return 64;
     const char *what = argv[1];
@@ -648,6 +755,11 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "inherited")) return act_inherited();
     if (!strcmp(what, "linger")) return act_linger();
     if (!strcmp(what, "hand-over")) return act_hand_over();
+    if (!strcmp(what, "family")) return act_family(n);
+    if (!strcmp(what, "traced")) return act_traced();
+    if (!strcmp(what, "vfork-wait")) return act_vfork_wait();
+    if (!strcmp(what, "exec-threads")) return act_exec_threads(argv);
+    if (!strcmp(what, "undumpable")) return act_undumpable();
     if (!strcmp(what, "load")) return act_load(argv[0], argv[2]);
     return 64;
 }

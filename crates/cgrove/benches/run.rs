@@ -136,7 +136,8 @@ int main(int argc, char **argv) {
             pthread_t t;
             if (pthread_create(&t, NULL, nothing, NULL)) { perror("thread"); return 1; }
             pthread_join(t, NULL);
-        } else if (!strcmp(what, "getpid")) syscall(SYS_getpid);
+        } else if (!strcmp(what, "wait")) { if (fork() == 0) for (;;) pause(); }
+        else if (!strcmp(what, "getpid")) syscall(SYS_getpid);
         else if (!strcmp(what, "read")) { char c; if (read(zero, &c, 1) != 1) return 1; }
         else if (!strcmp(what, "stat")) { struct stat s; if (stat("/", &s)) return 1; }
         else return 2;
@@ -232,6 +233,9 @@ const CASES: &[Case] = &[
 const FLOOR_NOISE: f64 = 1.03;
 /// `true` may cost this much more.
 const START_BAR: Duration = Duration::from_millis(2);
+/// Processes that are frozen at once, and how long that may take.
+const FROZEN: u32 = 1000;
+const FREEZE_BAR: Duration = Duration::from_millis(60);
 /// The supervisor's memory, in KiB.
 const MEMORY_BAR: u64 = 8 * 1024;
 
@@ -255,6 +259,9 @@ fn main() -> ExitCode {
     }
     for case in CASES.iter().filter(|case| wanted(case.name)) {
         missed += u32::from(!compare(case, &program, rounds));
+    }
+    if wanted("freeze") {
+        missed += u32::from(!freeze(&program, rounds));
     }
     if wanted("memory") {
         missed += u32::from(!memory(&program));
@@ -366,6 +373,44 @@ fn start(rounds: usize) -> bool {
         "+2ms",
         if good { "" } else { "  above" }
     );
+    good
+}
+
+/// From the start of `cgrove freeze` to its end, and of `cgrove thaw`, with processes that sleep.
+fn freeze(program: &Path, rounds: usize) -> bool {
+    let name = format!("freeze-bench-{}", std::process::id());
+    let script = format!("{} wait {FROZEN} && read line", program.display());
+    let mut child = Command::new(CGROVE)
+        .args(["run", "--quiet", "--name", &name, "--", "sh", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("cgrove starts");
+    let mut line = String::new();
+    let mut stdout = std::io::BufReader::new(child.stdout.take().expect("piped"));
+    std::io::BufRead::read_line(&mut stdout, &mut line).expect("the workload prints");
+    let once = |what: &str| {
+        let begun = Instant::now();
+        let status = Command::new(CGROVE).args([what, &name]).status();
+        assert!(status.expect("cgrove starts").success(), "{what}");
+        begun.elapsed()
+    };
+    let (freezes, thaws) = (0..rounds).map(|_| (once("freeze"), once("thaw"))).unzip();
+    drop(child.stdin.take());
+    let _ = child.wait();
+    let (freeze, thaw) = (median(freezes), median(thaws));
+    let good = freeze <= FREEZE_BAR;
+    println!(
+        "{:<20}{:>12}{:>12}{:>9}{:>9}{:>9}{}",
+        format!("freeze {FROZEN}"),
+        "",
+        format!("{freeze:.1?}"),
+        "",
+        "",
+        format!("{FREEZE_BAR:?}"),
+        if good { "" } else { "  above" }
+    );
+    println!("{:<20}{:>12}{:>12}", format!("thaw {FROZEN}"), "", format!("{thaw:.1?}"));
     good
 }
 

@@ -29,7 +29,7 @@ pub enum Command {
         /// As JSON.
         json: bool,
     },
-    /// `cgrove tree`, `ls`, `get`, `set`
+    /// `cgrove tree`, `ls`, `get`, `set`, `freeze`, `thaw`
     Live(Live),
 }
 
@@ -88,6 +88,16 @@ enum Sub {
         path: String,
         /// The file, e.g. pids.current
         file: String,
+    },
+    /// Bring all tasks of a live run to a halt
+    Freeze {
+        /// As for ls
+        path: String,
+    },
+    /// Let a frozen run go on
+    Thaw {
+        /// As for ls
+        path: String,
     },
     /// Write an interface file of a live run
     Set {
@@ -178,6 +188,8 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         Sub::Tree { name } => Command::Live(Live::Tree(name)),
         Sub::Ls { path } => Command::Live(Live::Ls(path)),
         Sub::Get { path, file } => Command::Live(Live::Get(path, file)),
+        Sub::Freeze { path } => Command::Live(Live::Freeze(path, true)),
+        Sub::Thaw { path } => Command::Live(Live::Freeze(path, false)),
         Sub::Set { path, file, value } => Command::Live(Live::Set(path, file, value.into_vec())),
         Sub::Run(args) => Command::Run(Run {
             options: RunOptions {
@@ -210,7 +222,7 @@ fn stop(error: clap::Error) -> Stop {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return Stop::Text(text),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
             return Stop::Misuse(
-                "no subcommand: there are run, tree, ls, get, set and doctor; see `cgrove --help`"
+                "no subcommand: there are run, tree, ls, get, set, freeze, thaw and doctor; see `cgrove --help`"
                     .into(),
             );
         }

@@ -1,10 +1,12 @@
-//! A live run from outside: `cgrove tree`, `ls`, `get` and `set`.
+//! A live run from outside: `cgrove tree`, `ls`, `get`, `set`, `freeze` and `thaw`.
 //!
 //! A path begins with a run's name and goes on below its cgroup: `demo`, `demo/inner`. What is read
 //! and written are the cgroup's interface files, as below a cgroup mount.
 
 use cgrove_host::door::{self, CHUNK, Request};
 use cgrove_host::error::HostError;
+use cgrove_host::freezer::Frozen;
+use cgrove_host::report::Class;
 use nix::errno::Errno;
 
 use crate::say;
@@ -17,6 +19,8 @@ pub enum Live {
     Ls(String),
     /// Reads a file.
     Get(String, String),
+    /// Freezes (`true`) or thaws a cgroup.
+    Freeze(String, bool),
     /// Writes a file.
     Set(String, String, Vec<u8>),
 }
@@ -33,6 +37,7 @@ pub fn live(what: Live) -> i32 {
             names.iter().flat_map(|name| [name.as_str(), "\n"]).collect::<String>().into_bytes()
         }),
         Live::Get(path, file) => get(&path, &file),
+        Live::Freeze(path, freeze) => set_frozen(&path, freeze).map(|()| Vec::new()),
         Live::Set(path, file, value) => set(&path, &file, value).map(|()| Vec::new()),
     };
     match done {
@@ -74,6 +79,59 @@ fn set(path: &str, file: &str, value: Vec<u8>) -> Result<(), HostError> {
     let (name, below) = parts(path);
     let request = Request::Set { path: below, file: file.to_owned(), value };
     door::ask(name, &request)?.map(drop).map_err(|errno| refused("write", path, file, errno))
+}
+
+/// Returns when the freeze is reached, or says who is not at a halt.
+fn set_frozen(path: &str, freeze: bool) -> Result<(), HostError> {
+    let (name, below) = parts(path);
+    let verb = if freeze { "freeze" } else { "thaw" };
+    let answer = door::ask(name, &Request::Freeze { path: below, freeze })?
+        .map_err(|errno| refused(verb, path, "", errno))?;
+    if !freeze {
+        return Ok(());
+    }
+    let strange = |_| {
+        HostError::new(
+            format_args!("cannot freeze {path}"),
+            "its answer makes no sense (EBADMSG)",
+            "use one version of cgrove for both",
+        )
+    };
+    let frozen: Frozen = serde_json::from_slice(&answer).map_err(strange)?;
+    if frozen.thawed {
+        return Err(HostError::new(
+            format_args!("{path} is not frozen"),
+            "it was thawed meanwhile (ECANCELED)",
+            "freeze it again",
+        ));
+    }
+    let Some(first) = frozen.loose.first() else {
+        if frozen.class == Class::Exact {
+            return Ok(());
+        }
+        return Err(HostError::new(
+            format_args!("{path} may not be all frozen"),
+            "not all of its tasks could be seen (EAGAIN)",
+            "`cgrove get` its cgroup.events until frozen is 1, or thaw it",
+        ));
+    };
+    let more = match frozen.count - 1 {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    Err(if frozen.undone {
+        HostError::new(
+            format_args!("cannot freeze {path}"),
+            format_args!("{first}{more}"),
+            "nothing was frozen; it takes the right to trace the run's processes",
+        )
+    } else {
+        HostError::new(
+            format_args!("not all of {path} is frozen [{}]", frozen.class.name()),
+            format_args!("{first}{more}"),
+            "the rest is; `cgrove thaw` lets it go on",
+        )
+    })
 }
 
 /// A run with its cgroups, one a line: the name, and how many tasks of how many there may be.

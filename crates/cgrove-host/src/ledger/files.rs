@@ -17,7 +17,7 @@ use crate::door::CHUNK;
 use crate::sys::RawPid;
 
 /// Files of the core that nothing here acts upon.
-const NOT_ENFORCED: [&str; 4] = ["cgroup.freeze", "cgroup.type", "cpu.stat", "cpu.stat.local"];
+const NOT_ENFORCED: [&str; 3] = ["cgroup.type", "cpu.stat", "cpu.stat.local"];
 
 /// A file that has more to read.
 pub(super) struct Reading {
@@ -78,8 +78,13 @@ impl Ledger {
         let mut kill = false;
         let mut work = false;
         for effect in self.fx.drain() {
-            kill |= matches!(effect, Effect::Kill(_));
-            work |= matches!(effect, Effect::Work(_));
+            match effect {
+                Effect::Kill(_) => kill = true,
+                Effect::Work(_) => work = true,
+                Effect::Freeze(id) => self.orders.push((id, true)),
+                Effect::Unfreeze(id) => self.orders.push((id, false)),
+                _ => {}
+            }
         }
         if work {
             self.hierarchy.pump(&mut self.fx);

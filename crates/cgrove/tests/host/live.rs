@@ -23,12 +23,12 @@ crate::tests![
     the_longest_names_are_names_too,
 ];
 
-fn cgrove(place: Place, args: &[&str]) -> Output {
+pub fn cgrove(place: Place, args: &[&str]) -> Output {
     place.command(&kit().cgrove).args(args).output().expect("cgrove answers")
 }
 
 /// What such a command prints; it must succeed.
-fn answer(place: Place, args: &[&str]) -> String {
+pub fn answer(place: Place, args: &[&str]) -> String {
     let output = cgrove(place, args);
     assert!(output.status.success(), "{args:?}: {output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
@@ -36,7 +36,7 @@ fn answer(place: Place, args: &[&str]) -> String {
 }
 
 /// The one line with which it refuses.
-fn refusal(output: &Output) -> String {
+pub fn refusal(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(125), "{output:?}");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(text.lines().count(), 1, "{output:?}");
@@ -118,7 +118,9 @@ fn what_is_refused_says_why(place: Place) {
         (&["set", name, "pids.max", "-1"], "EINVAL"),
         (&["set", name, "pids.max", &"9".repeat(5000)], "E2BIG"),
         (&["set", name, "pids.current", "1"], "EINVAL"),
-        (&["set", name, "cgroup.freeze", "1"], "ENOENT"),
+        (&["set", name, "cgroup.freeze", "2"], "ERANGE"),
+        (&["freeze", "no-such-run"], "ENOENT"),
+        (&["thaw", &format!("{name}/nowhere")], "ENOENT"),
         (&["get", "no-such-run", "pids.max"], "ENOENT"),
         (&["ls", "no-such-run"], "ENOENT"),
         (&["tree", "no-such-run"], "ENOENT"),

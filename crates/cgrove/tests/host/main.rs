@@ -7,6 +7,7 @@
 //!     cargo test -p cgrove --test host -- NAME
 
 mod faults;
+mod freeze;
 mod identity;
 mod inputs;
 mod kit;
@@ -56,8 +57,9 @@ macro_rules! tests {
 }
 use tests;
 
-const MODULES: [(&str, &[Test]); 10] = [
+const MODULES: [(&str, &[Test]); 11] = [
     ("faults", faults::TESTS),
+    ("freeze", freeze::TESTS),
     ("identity", identity::TESTS),
     ("inputs", inputs::TESTS),
     ("limits", limits::TESTS),

@@ -1,0 +1,705 @@
+//! Bringing the tasks of a live run to a halt, and letting them go on as if nothing had been.
+//!
+//! **Problem.** SIGSTOP is not a freezer: parents are told, job control is confused, whoever gets
+//! SIGCONT runs. And a tracer that is attached all the time costs every task something and leaves
+//! gdb, strace and LeakSanitizer no place.
+//!
+//! **Mechanism.** `PTRACE_SEIZE` and `PTRACE_INTERRUPT` (ptrace(2)) when a task is to freeze,
+//! `PTRACE_DETACH` when it is to thaw, and nothing in between. The kernel does the rest:
+//!
+//! * the stop is told to the tracer alone, so no parent sees it;
+//! * a task that was stopped by a signal is so again after the detach, unless SIGCONT came
+//!   meanwhile, and its parent is not told twice;
+//! * signals stay pending in a ptrace-stop; SIGKILL ends it;
+//! * a call that sleeps is interrupted and begins anew, as for the kernel's own freezer;
+//! * a tracer that dies lets everyone go.
+//!
+//! A freeze is *reached* when every task found has halted and one more pass over the tree, begun
+//! after that, shows nobody else (`Scanner::nobody_but`). Forks that were let through before the
+//! freeze are caught by that pass; new ones are not answered, and ask again after the thaw.
+//!
+//! Three kinds of task do not simply stop:
+//!
+//! * A parent in vfork(2) sleeps where no signal wakes it until its child, frozen too, goes on. It
+//!   counts as halted (as in Linux, `wait_for_vfork_done`): it stops before it does anything.
+//! * A task in another uninterruptible sleep stops when that is over. Nothing here waits for it;
+//!   whoever asked is told its name after [`PATIENCE`].
+//! * A task that somebody else traces, or that may not be traced, is *loose*: it runs on, and the
+//!   answer, `frozen 0` and the report say so. It cannot fork through the gate meanwhile.
+//!
+//! A tracee that has not stopped yet cannot be let go: it is *leaving* then, and detached from the
+//! moment it stops. While there are tracees, waiting for any child also finds their stops and
+//! ends, which [`Freezer::wait_any`] tells apart from those of the supervisor's children.
+//!
+//! Seizing a task waits while it is in execve(2) (`cred_guard_mutex`), and an execve of one thread
+//! waits until the tracer of the others has taken their ends: a program with threads could hold the
+//! supervisor for good, and so could a file server that is frozen itself. So a SEIZE that takes
+//! long is given up ([`sys::Impatient`]) and tried *again* later.
+//!
+//! Known edge: between SEIZE and the stop an execve(2) of a setuid program gains no rights if the
+//! supervisor has none to trace it (`LSM_UNSAFE_PTRACE`).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::getpid;
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::Ledger;
+use crate::mutant::{self, Mutant};
+use crate::procfs::Proc;
+use crate::report::Class;
+use crate::sampler::Sampler;
+use crate::scan::Scanner;
+use crate::sys::{self, Fate, Peeked, RawPid, TraceStop, Waited};
+
+/// How long whoever asked waits for tasks in an uninterruptible sleep. Less than the door's own.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at those that have not stopped, at first and at most. A look finds what gives
+/// no event: a parent that has come to sleep in vfork.
+const LOOK: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(100)];
+/// From this pause on, a look also finds tracees that an execve has put in another's place.
+const LOOK_CLOSER: Duration = Duration::from_millis(4);
+/// How often a task is tried to which we seem to have no right: one that ends or is in execve
+/// looks so for a moment.
+const MAX_TRIES: u32 = 7;
+/// Passes in one step over a tree that gets no quieter.
+const MAX_ROUNDS: usize = 8;
+/// How many tasks an answer names.
+const MAX_NAMED: usize = 64;
+
+/// Why a task is not at a halt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Why {
+    /// Somebody else traces it.
+    TracedBy {
+        /// The tracer's process.
+        tracer: RawPid,
+        /// Its name, as ps(1) prints the command line.
+        name: String,
+    },
+    /// `ptrace` was refused.
+    Refused {
+        /// The errno's name.
+        errno: String,
+        /// `/proc/sys/kernel/yama/ptrace_scope`, where it forbids it.
+        yama: Option<u8>,
+    },
+    /// It sleeps uninterruptibly, and stops when that is over.
+    Sleeps,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::TracedBy { tracer, name } => write!(f, "is traced by process {tracer} ({name})"),
+            Why::Refused { errno, yama: Some(scope) } => {
+                write!(f, "may not be traced ({errno}, kernel.yama.ptrace_scope is {scope})")
+            }
+            Why::Refused { errno, yama: None } => write!(
+                f,
+                "may not be traced ({errno}: another user's, undumpable, or ptrace is forbidden \
+                 here)"
+            ),
+            Why::Sleeps => f.write_str("sleeps uninterruptibly and stops afterwards"),
+        }
+    }
+}
+
+/// A task that is not at a halt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loose {
+    /// The thread.
+    pub tid: RawPid,
+    /// Its process.
+    pub pid: RawPid,
+    /// Its command line.
+    pub name: String,
+    /// Why.
+    pub why: Why,
+}
+
+impl fmt::Display for Loose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.tid != self.pid {
+            write!(f, "thread {} of ", self.tid)?;
+        }
+        write!(f, "process {} ({}) {}", self.pid, self.name, self.why)
+    }
+}
+
+/// What became of a freeze.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// `exact`: every task is at a halt. `sampled`: all but the loose.
+    pub class: Class,
+    /// The first of those that are not.
+    pub loose: Vec<Loose>,
+    /// How many there are.
+    pub count: usize,
+    /// Nobody could be frozen, and so the freeze was taken back.
+    pub undone: bool,
+    /// Somebody thawed it before it was reached.
+    pub thawed: bool,
+}
+
+/// Where a task is that was asked to freeze.
+#[derive(Debug)]
+enum Standing {
+    /// To be seized: it could not be at once.
+    Again {
+        /// How often it was refused.
+        tries: u32,
+    },
+    /// Seized and interrupted.
+    Coming,
+    /// As before, and let go as soon as it stops.
+    Leaving,
+    /// In a ptrace-stop.
+    Stopped {
+        /// What it was about to take.
+        signal: i32,
+        /// It was stopped already, by a stop signal.
+        job: bool,
+    },
+    /// Asleep in vfork, and stopped when it wakes.
+    Parked,
+    /// A leader that has ended before its threads.
+    Dead,
+    /// Runs on.
+    Loose(Why),
+}
+
+/// The tracer's side of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Freezer {
+    tasks: HashMap<RawPid, Standing>,
+    /// Those that are coming or leaving, the first to be expected first.
+    awaited: Vec<RawPid>,
+    /// The freeze is reached, and the core knows.
+    settled: bool,
+    /// The whole run is to be frozen, whoever is known of it.
+    on: bool,
+    /// A task could be seized: one that cannot be is an exception.
+    able: bool,
+    /// When to look again without an event, and after how long the time after.
+    look: Option<(Instant, Duration)>,
+    /// Somebody waits for the freeze to be reached, until then. One at a time, as the door has it.
+    waiting: Option<Instant>,
+    /// What he is to be told.
+    answer: Option<Vec<u8>>,
+    /// A task that its process's stop had stopped was let go.
+    news: bool,
+    /// For the report: how well freezes held, and the first task that did not.
+    class: Option<Class>,
+    first_loose: Option<Loose>,
+}
+
+impl Freezer {
+    /// How well freezes held, if there were any, and the first task that ran on.
+    pub(crate) fn held(&self) -> (Option<Class>, Option<&Loose>) {
+        (self.class, self.first_loose.as_ref())
+    }
+
+    /// When [`Freezer::step`] is due though nothing happens.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.look.map(|(at, _)| at)
+    }
+
+    /// Carries out what the ledger's core wants frozen and thawed, and tells it what was reached.
+    /// `sampler`: forks do not ask.
+    pub(crate) fn step(
+        &mut self,
+        ledger: &mut Ledger,
+        scanner: &mut Scanner,
+        mut sampler: Option<&mut Sampler>,
+    ) {
+        for _ in 0..MAX_ROUNDS {
+            let freeze = self.carry_out(ledger, scanner);
+            self.on = ledger.is_freezing();
+            if self.tasks.is_empty() && !self.on {
+                self.look = None;
+                self.settled = false;
+                self.dismiss(&mut scanner.proc);
+                return;
+            }
+            self.collect(&mut scanner.proc);
+            if !self.wanted() {
+                self.settled = false;
+                self.look_again();
+                self.dismiss(&mut scanner.proc);
+                return;
+            }
+            if self.settled && !freeze {
+                return;
+            }
+            self.settled = false;
+            let coming = |it: &Standing| matches!(it, Standing::Coming | Standing::Again { .. });
+            if self.tasks.values().any(coming) {
+                self.look_again();
+                self.lose_patience(&mut scanner.proc);
+                return;
+            }
+            // Who ended, or made an execve, the core still counts.
+            let known = !self.on || ledger.tids().all(|tid| self.tasks.contains_key(&tid));
+            if known && self.is_everyone(scanner) || mutant::is(Mutant::NewcomersMissed) {
+                self.reached(ledger, &mut scanner.proc);
+                return;
+            }
+            // Names and orders for those who are new, and no more for those who are gone.
+            match &mut sampler {
+                None => drop(ledger.reconcile(scanner)),
+                Some(sampler) => sampler.found(ledger.follow(&scanner.glance())),
+            }
+            self.tasks.retain(|tid, _| ledger.knows(*tid));
+            if self.on {
+                // Known before, and gone, and there again: after an execve of another thread.
+                let missing = ledger.tids().filter(|tid| !self.tasks.contains_key(tid));
+                for tid in missing.collect::<Vec<_>>() {
+                    self.freeze(tid, &mut scanner.proc, &sys::Impatient::new());
+                }
+            }
+        }
+        // The loose fork faster than one can look.
+        self.look_again();
+        self.lose_patience(&mut scanner.proc);
+    }
+
+    /// The run is killed, which needs no thaw. Returns whether somebody waits for an answer.
+    pub(crate) fn give_up(&mut self) -> bool {
+        self.look = None;
+        self.answer = None;
+        self.waiting.take().is_some()
+    }
+
+    /// Whether a child may have stopped without a SIGCHLD of its own: while it was traced by its
+    /// parent, its stop was told to the tracer.
+    pub(crate) fn has_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Answers whoever asked for a freeze, now or by [`Freezer::take_answer`] when it is reached.
+    pub(crate) fn ask(&mut self, proc: &mut Proc) -> Option<Result<Vec<u8>, Errno>> {
+        if self.settled || !self.wanted() {
+            return Some(Ok(self.answer(proc)));
+        }
+        self.waiting = Some(Instant::now() + PATIENCE);
+        None
+    }
+
+    /// What whoever waits is to be told, once it is known.
+    pub(crate) fn take_answer(&mut self) -> Option<Vec<u8>> {
+        self.answer.take()
+    }
+
+    /// If all that was asked to freeze was refused to us: whom, and why.
+    pub(crate) fn refused_all(&self, proc: &mut Proc) -> Option<Frozen> {
+        let refused = |it: &Standing| matches!(it, Standing::Loose(Why::Refused { .. }));
+        let dead = |it: &Standing| matches!(it, Standing::Dead | Standing::Leaving);
+        let all = self.tasks.values().all(|it| refused(it) || dead(it));
+        if !all || !self.tasks.values().any(refused) {
+            return None;
+        }
+        Some(Frozen { undone: true, ..self.now(proc) })
+    }
+
+    /// Those that were stopped by a signal before they were frozen.
+    pub(crate) fn stopped_jobs(&self) -> impl Iterator<Item = RawPid> + '_ {
+        let job = |it: &Standing| matches!(it, Standing::Stopped { job: true, .. });
+        self.tasks.iter().filter(move |(_, it)| job(it)).map(|(tid, _)| *tid)
+    }
+
+    /// As [`sys::wait_child`], with the stops and ends of tracees kept apart: those are no news of
+    /// children, and a tracee's end goes to its real parent once the tracer has taken it.
+    pub(crate) fn wait_any(
+        &mut self,
+        proc: &mut Proc,
+        command: RawPid,
+    ) -> Result<Option<Waited>, Errno> {
+        if self.tasks.is_empty() || mutant::is(Mutant::TraceesConfused) {
+            return sys::wait_child(sys::WaitFor::Changes);
+        }
+        loop {
+            let Some((pid, what)) = sys::peek_any()? else {
+                // Not asked for with the others: it would take the news from a tracee's parent.
+                let continued = sys::was_continued(command);
+                return Ok(continued.then_some(Waited {
+                    pid: command,
+                    fate: Fate::Continued,
+                    cpu: sys::CpuTime::default(),
+                }));
+            };
+            let runs = |it: &Standing| matches!(it, Standing::Loose(_) | Standing::Again { .. });
+            let tracee = self.tasks.get(&pid).is_some_and(|it| !runs(it));
+            match what {
+                Peeked::Stopped if tracee => {
+                    // There are more, mostly, and one tid costs less than any.
+                    self.collect(proc);
+                    if let Ok(Some(stop)) = sys::wait_trace_stop(pid) {
+                        self.stopped(pid, stop, proc);
+                    }
+                }
+                Peeked::Ended if tracee => {
+                    let parent = proc.stat(pid).map_or(0, |stat| stat.ppid);
+                    let Some(waited) = sys::wait_for(pid)? else { continue };
+                    self.tasks.remove(&pid);
+                    // An orphan meanwhile, if both are gone now.
+                    let ours = parent == getpid().as_raw()
+                        || (proc.stat(pid).is_err()
+                            && proc.stat(parent).map_or(true, |stat| stat.is_zombie()));
+                    if ours || mutant::is(Mutant::EndsMistaken) {
+                        return Ok(Some(waited));
+                    }
+                }
+                // As after an execve, with the id that its leader had.
+                Peeked::Stopped if proc.tracer(pid) == Some(getpid().as_raw()) => {
+                    let it = if self.on { Standing::Coming } else { Standing::Leaving };
+                    self.tasks.insert(pid, it);
+                    self.awaited.push(pid);
+                    self.settled = false;
+                }
+                Peeked::Stopped | Peeked::Ended => {
+                    if let Some(waited) = sys::wait_for(pid)? {
+                        return Ok(Some(waited));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether anybody is meant to be frozen.
+    fn wanted(&self) -> bool {
+        self.on || self.tasks.values().any(|it| !matches!(it, Standing::Leaving))
+    }
+
+    /// Seizes and lets go as the core orders. Returns whether anyone was to freeze.
+    fn carry_out(&mut self, ledger: &mut Ledger, scanner: &mut Scanner) -> bool {
+        let mut any = false;
+        let orders = ledger.orders();
+        let again = self.due_again(&mut scanner.proc);
+        if orders.is_empty() && again.is_empty() {
+            return false;
+        }
+        let impatient = sys::Impatient::new();
+        for tid in again {
+            self.freeze(tid, &mut scanner.proc, &impatient);
+        }
+        for (tid, freeze) in orders {
+            if freeze {
+                any = true;
+                self.freeze(tid, &mut scanner.proc, &impatient);
+            } else {
+                self.thaw(tid, &mut scanner.proc);
+                ledger.runs(tid);
+            }
+        }
+        if any {
+            self.look = None;
+        }
+        any
+    }
+
+    /// Whom to seize once more when a look is due.
+    fn due_again(&mut self, proc: &mut Proc) -> Vec<RawPid> {
+        let Some((_, pause)) = self.look.filter(|(at, _)| *at <= Instant::now()) else {
+            return Vec::new();
+        };
+        let closer = pause >= LOOK_CLOSER;
+        let me = getpid().as_raw();
+        let mut again = Vec::new();
+        self.tasks.retain(|&tid, it| match it {
+            Standing::Again { .. } => {
+                again.push(tid);
+                true
+            }
+            // The thread that made an execve has the leader's id now, and is not what we seized.
+            Standing::Coming if closer && proc.tracer(tid) != Some(me) => {
+                again.push(tid);
+                false
+            }
+            Standing::Leaving if closer => proc.tracer(tid) == Some(me),
+            _ => true,
+        });
+        self.awaited.retain(|tid| self.tasks.contains_key(tid));
+        again
+    }
+
+    fn freeze(&mut self, tid: RawPid, proc: &mut Proc, impatient: &sys::Impatient) {
+        let mut before = 0;
+        match self.tasks.get_mut(&tid) {
+            Some(Standing::Leaving) => {
+                // Still awaited, and still to stop.
+                self.tasks.insert(tid, Standing::Coming);
+                return;
+            }
+            Some(Standing::Again { tries }) => before = *tries,
+            Some(Standing::Loose(_)) | None => {}
+            Some(_) => return,
+        }
+        // Nothing may come between the two: until the second the task runs, and is traced.
+        let seized = sys::ptrace_seize(tid, impatient).and_then(|()| sys::ptrace_interrupt(tid));
+        let standing = match seized {
+            Ok(()) => {
+                self.able = true;
+                self.awaited.push(tid);
+                Standing::Coming
+            }
+            Err(Errno::EINTR) => Standing::Again { tries: before },
+            Err(errno) => match proc.thread_stat(tid) {
+                Ok(stat) if stat.is_zombie() => Standing::Dead,
+                // Gone, as the next census will tell.
+                Err(_) if !sys::thread_exists_anywhere(tid) => {
+                    self.tasks.remove(&tid);
+                    return;
+                }
+                _ => match refusal(tid, errno, proc) {
+                    // It has taken the place of another tracee.
+                    Why::TracedBy { tracer, .. } if tracer == getpid().as_raw() => {
+                        let _ = sys::ptrace_interrupt(tid);
+                        self.awaited.push(tid);
+                        Standing::Coming
+                    }
+                    Why::Refused { .. } if self.may_come_right(tid, before, proc) => {
+                        Standing::Again { tries: before + 1 }
+                    }
+                    why => Standing::Loose(why),
+                },
+            },
+        };
+        self.tasks.insert(tid, standing);
+    }
+
+    /// Whether a refusal can be one that passes: one with the right to trace the task, where tracing
+    /// works, certainly is.
+    fn may_come_right(&self, tid: RawPid, tries: u32, proc: &mut Proc) -> bool {
+        let right = proc.may_trace(tid);
+        (self.able && right) || (tries < MAX_TRIES && (self.able || right))
+    }
+
+    fn thaw(&mut self, tid: RawPid, proc: &mut Proc) {
+        match self.tasks.remove(&tid) {
+            Some(Standing::Stopped { signal, job }) => {
+                self.news |= job;
+                if job && mutant::is(Mutant::JobContinued) {
+                    let _ = sys::kill(tid, libc::SIGCONT);
+                }
+                if sys::ptrace_detach(tid, signal).is_err() {
+                    // Killed: there is an end to come.
+                    self.leave(tid);
+                }
+            }
+            Some(Standing::Coming | Standing::Leaving | Standing::Parked) => self.leave(tid),
+            Some(Standing::Again { .. }) if proc.tracer(tid) == Some(getpid().as_raw()) => {
+                self.leave(tid);
+            }
+            Some(Standing::Dead | Standing::Loose(_) | Standing::Again { .. }) | None => {}
+        }
+    }
+
+    fn leave(&mut self, tid: RawPid) {
+        if mutant::is(Mutant::LeavingForgotten) {
+            return;
+        }
+        self.tasks.insert(tid, Standing::Leaving);
+        if !self.awaited.contains(&tid) {
+            self.awaited.push(tid);
+        }
+    }
+
+    /// Takes the stops of those that are awaited.
+    fn collect(&mut self, proc: &mut Proc) {
+        let mut awaited = std::mem::take(&mut self.awaited);
+        awaited.retain(|&tid| {
+            match self.tasks.get(&tid) {
+                Some(Standing::Coming | Standing::Leaving | Standing::Parked) => {}
+                _ => return false,
+            }
+            match sys::wait_trace_stop(tid) {
+                Ok(Some(stop)) => {
+                    self.stopped(tid, stop, proc);
+                    false
+                }
+                Ok(None) => {
+                    if matches!(self.tasks.get(&tid), Some(Standing::Coming))
+                        && is_in_vfork(proc, tid)
+                    {
+                        self.tasks.insert(tid, Standing::Parked);
+                    }
+                    true
+                }
+                // Gone, or no tracee of ours any more.
+                Err(_) => {
+                    self.tasks.remove(&tid);
+                    false
+                }
+            }
+        });
+        awaited.append(&mut self.awaited);
+        self.awaited = awaited;
+    }
+
+    fn stopped(&mut self, tid: RawPid, stop: TraceStop, proc: &mut Proc) {
+        // Without an event it is about to take a signal. With one it takes none; a signal named
+        // there is the one that stopped its process.
+        let signal = if stop.event == 0 { stop.signal } else { 0 };
+        let job = stop.event == libc::PTRACE_EVENT_STOP && stop.signal != libc::SIGTRAP;
+        match self.tasks.insert(tid, Standing::Stopped { signal, job }) {
+            Some(Standing::Leaving) => self.thaw(tid, proc),
+            // Told again: what it was about to take still is.
+            Some(Standing::Stopped { signal: before, .. }) if signal == 0 => {
+                self.tasks.insert(tid, Standing::Stopped { signal: before, job });
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a pass that begins when all have halted sees them all and nobody else.
+    /// Forgets those that are not what they were: an execve of another thread ends a leader that is
+    /// stopped, and takes its thread id.
+    fn is_everyone(&mut self, scanner: &mut Scanner) -> bool {
+        let stays = |it: &Standing| matches!(it, Standing::Stopped { .. } | Standing::Parked);
+        let halted = self.tasks.values().filter(|it| stays(it)).count();
+        let mut others = Vec::new();
+        let everyone = scanner.nobody_but(
+            |seen| {
+                let it = self.tasks.get(&seen.tid)?;
+                let is = |state: u8| seen.stat.is_none_or(|stat| stat.state == state);
+                match it {
+                    Standing::Stopped { .. } if !is(b't') => others.push(seen.tid),
+                    Standing::Dead if !is(b'Z') && !is(b'X') => others.push(seen.tid),
+                    Standing::Parked if !is(b'D') && !is(b't') => others.push(seen.tid),
+                    _ => return Some(stays(it)),
+                }
+                None
+            },
+            halted,
+        );
+        for tid in others {
+            self.tasks.remove(&tid);
+        }
+        everyone
+    }
+
+    fn reached(&mut self, ledger: &mut Ledger, proc: &mut Proc) {
+        for (tid, it) in &self.tasks {
+            if matches!(it, Standing::Stopped { .. } | Standing::Parked | Standing::Dead) {
+                ledger.halted(*tid);
+            }
+        }
+        self.settled = true;
+        // A tracee that leaves gives an event, but one that is parked may not.
+        self.look = None;
+        let now = self.now(proc);
+        self.class = Some(self.class.map_or(now.class, |before| before.min(now.class)));
+        if self.first_loose.is_none() {
+            self.first_loose = now.loose.first().cloned();
+        }
+        self.dismiss(proc);
+    }
+
+    fn look_again(&mut self) {
+        if self.awaited.is_empty() && self.waiting.is_none() && self.settled {
+            self.look = None;
+            return;
+        }
+        let now = Instant::now();
+        let pause = match self.look {
+            Some((at, _)) if at > now => return,
+            Some((_, pause)) => (pause * 2).min(LOOK[1]),
+            None => LOOK[0],
+        };
+        self.look = Some((now + pause, pause));
+    }
+
+    /// Answers who has waited long enough.
+    fn lose_patience(&mut self, proc: &mut Proc) {
+        if self.waiting.is_some_and(|until| until <= Instant::now()) {
+            self.class = Some(Class::Sampled);
+            self.dismiss(proc);
+        }
+    }
+
+    /// Answers who waits.
+    fn dismiss(&mut self, proc: &mut Proc) {
+        if self.waiting.take().is_some() {
+            self.answer = Some(self.answer(proc));
+        }
+    }
+
+    fn answer(&self, proc: &mut Proc) -> Vec<u8> {
+        serde_json::to_vec(&self.now(proc)).unwrap_or_default()
+    }
+
+    fn now(&self, proc: &mut Proc) -> Frozen {
+        let mut loose: Vec<(RawPid, Why)> = Vec::new();
+        for (&tid, it) in &self.tasks {
+            match it {
+                Standing::Loose(why) => loose.push((tid, why.clone())),
+                Standing::Coming | Standing::Again { .. } => loose.push((tid, Why::Sleeps)),
+                _ => {}
+            }
+        }
+        loose.sort_by_key(|(tid, _)| *tid);
+        let count = loose.len();
+        let mut named = Vec::new();
+        for (tid, why) in loose.into_iter().take(MAX_NAMED) {
+            let pid = proc.process_of(tid).unwrap_or(tid);
+            named.push(Loose { tid, pid, name: name_of(pid, proc), why });
+        }
+        let thawed = !self.wanted();
+        let exact = count == 0 && self.settled;
+        let class = if exact { Class::Exact } else { Class::Sampled };
+        Frozen { class, loose: named, count, undone: false, thawed }
+    }
+}
+
+fn name_of(pid: RawPid, proc: &mut Proc) -> String {
+    let mut name = proc.command_line(pid).join(" ");
+    if let Some((end, _)) = name.char_indices().nth(80) {
+        name.truncate(end);
+    }
+    name
+}
+
+fn refusal(tid: RawPid, errno: Errno, proc: &mut Proc) -> Why {
+    if let Some(tracer) = proc.tracer(tid) {
+        return Why::TracedBy { tracer, name: name_of(tracer, proc) };
+    }
+    let scope = proc.file("sys/kernel/yama/ptrace_scope").ok();
+    let scope = scope.and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok());
+    // Scope 1 leaves a parent its descendants.
+    Why::Refused { errno: format!("{errno:?}"), yama: scope.filter(|&scope: &u8| scope > 1) }
+}
+
+/// Whether a task sleeps until the child that it made with vfork goes its own way.
+fn is_in_vfork(proc: &mut Proc, tid: RawPid) -> bool {
+    if proc.thread_stat(tid).map_or(true, |stat| stat.state != b'D') {
+        return false;
+    }
+    let Some((number, first)) = proc.sleeps_in(tid) else { return false };
+    let vfork = libc::CLONE_VFORK as u64;
+    #[cfg(target_arch = "x86_64")]
+    if number == libc::SYS_vfork {
+        return true;
+    }
+    match number {
+        libc::SYS_clone => first & vfork != 0,
+        libc::SYS_clone3 => first_word(tid, first).is_some_and(|flags| flags & vfork != 0),
+        _ => false,
+    }
+}
+
+/// The first word of a structure in a task's memory: `flags`, in `struct clone_args`.
+fn first_word(tid: RawPid, address: u64) -> Option<u64> {
+    use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+    let mut bytes = [0; 8];
+    let base = usize::try_from(address).ok()?;
+    let got = process_vm_readv(
+        nix::unistd::Pid::from_raw(tid),
+        &mut [std::io::IoSliceMut::new(&mut bytes)],
+        &[RemoteIoVec { base, len: 8 }],
+    );
+    (got == Ok(8)).then_some(u64::from_ne_bytes(bytes))
+}

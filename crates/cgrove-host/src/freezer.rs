@@ -253,7 +253,11 @@ impl Freezer {
                 None => drop(ledger.reconcile(scanner)),
                 Some(sampler) => sampler.found(ledger.follow(&scanner.glance())),
             }
-            self.tasks.retain(|tid, _| ledger.knows(*tid));
+            // A tracee is kept until its end is taken: a glance can miss it, and forget nothing.
+            let traced = |it: &Standing| {
+                !matches!(it, Standing::Dead | Standing::Loose(_) | Standing::Again { .. })
+            };
+            self.tasks.retain(|tid, it| traced(it) || ledger.knows(*tid));
             if self.on {
                 // Known before, and gone, and there again: after an execve of another thread.
                 let missing = ledger.tids().filter(|tid| !self.tasks.contains_key(tid));
@@ -459,7 +463,9 @@ impl Freezer {
                     Why::TracedBy { tracer, .. } if tracer == getpid().as_raw() => {
                         let _ = sys::ptrace_interrupt(tid);
                         self.awaited.push(tid);
-                        Standing::Coming
+                        self.tasks.insert(tid, Standing::Coming);
+                        self.collect(proc);
+                        return;
                     }
                     Why::Refused { .. } if self.may_come_right(tid, before, proc) => {
                         Standing::Again { tries: before + 1 }
@@ -561,10 +567,13 @@ impl Freezer {
     fn is_everyone(&mut self, scanner: &mut Scanner) -> bool {
         let stays = |it: &Standing| matches!(it, Standing::Stopped { .. } | Standing::Parked);
         let halted = self.tasks.values().filter(|it| stays(it)).count();
-        let mut others = Vec::new();
+        let (mut others, mut with_threads) = (Vec::new(), Vec::new());
         let everyone = scanner.nobody_but(
             |seen| {
                 let it = self.tasks.get(&seen.tid)?;
+                if seen.stat.is_some_and(|stat| stat.threads > 1) {
+                    with_threads.push(seen.tid);
+                }
                 let is = |state: u8| seen.stat.is_none_or(|stat| stat.state == state);
                 match it {
                     Standing::Stopped { .. } if !is(b't') => others.push(seen.tid),
@@ -576,10 +585,18 @@ impl Freezer {
             },
             halted,
         );
-        for tid in others {
-            self.tasks.remove(&tid);
+        // Its state was read before its threads were: one that was not listed any more, being the
+        // leader by then, is not stopped.
+        for tid in with_threads {
+            let stops = matches!(self.tasks.get(&tid), Some(Standing::Stopped { .. }));
+            if stops && !scanner.proc.thread_stat(tid).is_ok_and(|stat| stat.state == b't') {
+                others.push(tid);
+            }
         }
-        everyone
+        for tid in &others {
+            self.tasks.remove(tid);
+        }
+        everyone && others.is_empty()
     }
 
     fn reached(&mut self, ledger: &mut Ledger, proc: &mut Proc) {

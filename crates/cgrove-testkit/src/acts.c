@@ -514,7 +514,7 @@ static int act_inherited(void) {
     return 0;
 }
 
-/* A tree that never stops changing: forks, threads, daemons, execs. */
+/* A tree that never stops changing: forks, threads, daemons (so many, 0: without end), execs. */
 static void *thread_of_load(void *arg) { return arg; }
 
 /* Sends the first `n` of `fds` to the door of the run that this is in; 0 if it has none. */
@@ -600,13 +600,13 @@ static int act_hand_over(void) {
     return 0;
 }
 
-static int act_load(const char *self, const char *mark) {
+static int act_load(const char *self, const char *mark, long daemons) {
     for (unsigned i = 0; ; i++) {
         pid_t pid = fork();
         if (pid == 0) {
             pthread_t t;
             if (i % 3 == 0 && !pthread_create(&t, NULL, thread_of_load, NULL)) pthread_join(t, NULL);
-            if (i % 5 == 0 && fork() == 0) { setsid(); execl(self, self, "sleep", mark, (char *)NULL); }
+            if (i % 5 == 0 && (!daemons || i < 5 * daemons) && fork() == 0) { setsid(); execl(self, self, "sleep", mark, (char *)NULL); }
             if (i % 4 == 0) execl("/bin/true", "true", (char *)NULL);
             _exit(0);
         }
@@ -760,6 +760,6 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "vfork-wait")) return act_vfork_wait();
     if (!strcmp(what, "exec-threads")) return act_exec_threads(argv);
     if (!strcmp(what, "undumpable")) return act_undumpable();
-    if (!strcmp(what, "load")) return act_load(argv[0], argv[2]);
+    if (!strcmp(what, "load")) return act_load(argv[0], argv[2], n);
     return 64;
 }

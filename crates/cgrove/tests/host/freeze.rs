@@ -91,7 +91,7 @@ impl Frozen<'_> {
 
 fn a_restless_tree_halts_and_goes_on(place: Place) {
     for backend in ["gate", "reaper"] {
-        let running = run(place).options(&["--backend", backend]).acts("load", 0).start();
+        let running = run(place).options(&["--backend", backend]).acts("load", 40).start();
         running.said("ready");
         let supervisor = running.supervisor();
         let it = Frozen(&running, place);
@@ -278,7 +278,7 @@ fn a_timeout_lets_the_frozen_clean_up(place: Place) {
 
 fn a_timeout_without_grace_kills_the_frozen(place: Place) {
     let options = ["--timeout", "2s", "--kill-grace", "0"];
-    let running = run(place).options(&options).acts("load", 0).start();
+    let running = run(place).options(&options).acts("load", 40).start();
     running.said("ready");
     Frozen(&running, place).freeze();
     let ended = running.end();

@@ -516,6 +516,7 @@ impl Freezer {
 
     /// Takes the stops of those that are awaited.
     fn collect(&mut self, proc: &mut Proc) {
+        let closer = self.look.is_some_and(|(_, pause)| pause >= LOOK_CLOSER);
         let mut awaited = std::mem::take(&mut self.awaited);
         awaited.retain(|&tid| {
             match self.tasks.get(&tid) {
@@ -532,8 +533,18 @@ impl Freezer {
                         && is_in_vfork(proc, tid)
                     {
                         self.tasks.insert(tid, Standing::Parked);
+                        return true;
                     }
-                    true
+                    // A stop is told once, and this one was, of the id that it had before an execve.
+                    let stands = closer
+                        && proc.thread_stat(tid).is_ok_and(|stat| stat.state == b't')
+                        && proc.tracer(tid) == Some(getpid().as_raw());
+                    if stands {
+                        let signal = libc::SIGTRAP;
+                        let stop = TraceStop { signal, event: libc::PTRACE_EVENT_STOP };
+                        self.stopped(tid, stop, proc);
+                    }
+                    !stands
                 }
                 // Gone, or no tracee of ours any more.
                 Err(_) => {

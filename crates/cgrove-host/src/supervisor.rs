@@ -586,18 +586,20 @@ impl<'a> Supervisor<'a> {
         match door.knock() {
             Ok(None) => {}
             Ok(Some(request)) => {
+                if let Request::Freeze { path, freeze } = &request {
+                    // No rest after it: whoever may freeze may keep forks waiting.
+                    if let Some(result) = self.serve_freeze(path, *freeze) {
+                        self.answer(result);
+                    }
+                    return;
+                }
                 let begun = Instant::now();
-                let result = match &request {
-                    Request::Freeze { path, freeze } => self.serve_freeze(path, *freeze),
-                    other => Some(self.serve(other)),
-                };
+                let result = self.serve(&request);
                 let took = begun.elapsed();
                 if took >= LONG_ANSWER {
                     self.door_rests = begun.checked_add(took * DOOR_SHARE);
                 }
-                if let Some(result) = result {
-                    self.answer(result);
-                }
+                self.answer(result);
             }
             Err(errno) => self.door = Err(errno),
         }

@@ -29,12 +29,12 @@
 //!
 //! A tracee that has not stopped yet cannot be let go: it is *leaving* then, and detached from the
 //! moment it stops. While there are tracees, waiting for any child also finds their stops and
-//! ends, which [`Freezer::wait_any`] tells apart from those of the supervisor's children.
+//! ends, which `Freezer::wait_any` tells apart from those of the supervisor's children.
 //!
 //! Seizing a task waits while it is in execve(2) (`cred_guard_mutex`), and an execve of one thread
 //! waits until the tracer of the others has taken their ends: a program with threads could hold the
 //! supervisor for good, and so could a file server that is frozen itself. So a SEIZE that takes
-//! long is given up ([`sys::Impatient`]) and tried *again* later.
+//! long is given up (`sys::Impatient`) and tried *again* later.
 //!
 //! Known edge: between SEIZE and the stop an execve(2) of a setuid program gains no rights if the
 //! supervisor has none to trace it (`LSM_UNSAFE_PTRACE`).

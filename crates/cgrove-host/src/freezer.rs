@@ -23,7 +23,7 @@
 //! * A parent in vfork(2) sleeps where no signal wakes it until its child, frozen too, goes on. It
 //!   counts as halted (as in Linux, `wait_for_vfork_done`): it stops before it does anything.
 //! * A task in another uninterruptible sleep stops when that is over. Nothing here waits for it;
-//!   whoever asked is told its name after [`PATIENCE`].
+//!   whoever asked is told its name after `PATIENCE`.
 //! * A task that somebody else traces, or that may not be traced, is *loose*: it runs on, and the
 //!   answer, `frozen 0` and the report say so. It cannot fork through the gate meanwhile.
 //!

@@ -13,46 +13,41 @@
 //! when wait4 says ECHILD: every process of the tree is a descendant, and an orphan is a child, so
 //! no children means that nothing is left.
 
+mod asked;
+mod ending;
+mod visitors;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{getpid, getppid, setsid};
+use nix::unistd::{getpid, setsid};
 
 use crate::accounting::Accounting;
-use crate::conclude;
-use crate::door::{Door, Request};
+use crate::door::Door;
 use crate::error::HostError;
 use crate::events::{self, Event, Sources};
-use crate::filter::{self, Namespace};
+use crate::filter;
 use crate::freezer::Freezer;
-use crate::gate::{self, Asked, Gate};
+use crate::gate::{self, Gate};
 use crate::inherited;
 use crate::kill::{self, Sweep};
 use crate::launch::{self, Caller, Launch};
 use crate::ledger::Ledger;
 use crate::mutant::{self, Mutant};
-use crate::options::{BackendChoice, Feature, RunOptions};
+use crate::options::{BackendChoice, RunOptions};
 use crate::report::Backend;
 use crate::sampler::Sampler;
 use crate::scan::Scanner;
-use crate::sigaction::{self, Verdict};
 use crate::sys::{self, Fate, RawPid};
 use crate::title;
 use crate::wire::{FromCommand, ToFront, ToSupervisor};
 
-/// While killing, the tree is looked at again at least this often, in case a death went unseen.
-const KILL_AGAIN: Duration = Duration::from_millis(50);
 /// Descriptors that must be free for reading `/proc`, taking the listener in and opening the door.
 const SPARE_FDS: usize = 4 + 4;
-
-/// Of an answer that took this long: a census of a large tree, for which a fork may have waited …
-const LONG_ANSWER: Duration = Duration::from_millis(1);
-/// … the next one is not begun before so many times as long, however many ask.
-const DOOR_SHARE: u32 = 5;
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -374,29 +369,6 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn time_out(&mut self, now: Instant) {
-        self.timed_out = true;
-        self.continue_front();
-        if self.options.kill_grace.is_zero() {
-            self.kill();
-            return;
-        }
-        self.phase = Phase::Terminating { until: now.checked_add(self.options.kill_grace) };
-        if mutant::is(Mutant::NoWarning) {
-            return;
-        }
-        let census = self.scanner.census();
-        kill::signal_all(&mut self.scanner, &census, libc::SIGTERM);
-        if self.ledger.is_freezing() {
-            // Or nobody could clean up. The signal is what everyone finds on waking.
-            for tid in self.freezer.stopped_jobs() {
-                let _ = sys::kill(tid, libc::SIGCONT);
-            }
-            let _ = self.ledger.freeze("", false);
-            self.freeze();
-        }
-    }
-
     /// Whether nobody is to go on, and so no fork to be answered.
     fn is_frozen(&self) -> bool {
         !matches!(self.phase, Phase::Killing { .. }) && self.ledger.is_freezing()
@@ -417,114 +389,6 @@ impl<'a> Supervisor<'a> {
         }
         if self.freezer.has_news() {
             self.reap();
-        }
-    }
-
-    /// The front stops when the command does, so that a shell notices. Whatever else ends the stop
-    /// ends the front's.
-    fn continue_front(&self) {
-        self.signal_front(libc::SIGCONT);
-    }
-
-    fn signal_front(&self, signal: i32) {
-        // As long as it is our parent its pid is its own.
-        if getppid() == self.caller.front {
-            let _ = sys::kill(self.caller.front.as_raw(), signal);
-        }
-    }
-
-    /// Closes the gate and kills what there is; on_child and on_time come back until the end.
-    fn kill(&mut self) {
-        if self.phase == Phase::Over && !mutant::is(Mutant::EndForgotten) {
-            // Nobody is left, and so nobody whose end would wake us again.
-            return;
-        }
-        if let Some(gate) = &mut self.gate
-            && !gate.is_closed()
-            && !mutant::is(Mutant::OpenGate)
-        {
-            gate.close();
-            self.ledger.kill();
-        }
-        if !matches!(self.phase, Phase::Killing { .. }) {
-            self.continue_front();
-        }
-        // Whoever the core wants dead is among those the sweep finds.
-        let before = self.sweep.survivors().0;
-        self.sweep.round(&mut self.scanner, Some(self.command));
-        let now = Instant::now();
-        let again = if self.sweep.survivors().0 > before && self.backend == Backend::Reaper {
-            // Without a gate they may have forked meanwhile.
-            now
-        } else {
-            now + KILL_AGAIN
-        };
-        self.phase = Phase::Killing { again };
-    }
-
-    fn fail(&mut self, error: HostError) {
-        self.failure.get_or_insert(error);
-        self.kill();
-    }
-
-    fn on_child(&mut self) {
-        // Only a wake-up: wait4 knows what happened.
-        while let Ok(Some(_)) = self.signals.read_signal() {}
-        self.reap();
-    }
-
-    /// Collects what has ended.
-    fn reap(&mut self) {
-        let mut look_again = false;
-        let none_left = loop {
-            let waited = match self.freezer.wait_any(&mut self.scanner.proc, self.command) {
-                Ok(Some(waited)) => waited,
-                Ok(None) => break false,
-                Err(Errno::EINTR) => continue,
-                Err(_) => break true,
-            };
-            match waited.fate {
-                Fate::Exited(_) | Fate::Signaled(_) => {
-                    self.accounting.collected(&waited);
-                    self.ledger.reaped(waited.pid);
-                    look_again |= self.sweep.collected(waited.pid);
-                    if waited.pid == self.command {
-                        self.fate = Some(waited.fate);
-                        self.continue_front();
-                    }
-                }
-                // In one thread with continue_front, and so in the right order.
-                Fate::Stopped(libc::SIGSTOP) if waited.pid == self.command => {
-                    self.signal_front(libc::SIGSTOP);
-                }
-                Fate::Stopped(signal) if waited.pid == self.command => {
-                    if let Some(front) = &self.front {
-                        let _ =
-                            ToFront::Stopped { signal, command: self.command }.send(front.as_fd());
-                    }
-                }
-                Fate::Continued if waited.pid == self.command => self.continue_front(),
-                Fate::Stopped(_) | Fate::Continued => {}
-            }
-        };
-        if self.fate.is_some() {
-            // The command can end before its report was read; it can send no more.
-            while self.launch.is_some() {
-                self.on_launch();
-            }
-        }
-        if none_left {
-            self.phase = Phase::Over;
-        } else if matches!(self.phase, Phase::Killing { .. }) {
-            if look_again {
-                self.kill();
-            }
-        } else if self.fate.is_some()
-            && !self.options.keep_descendants
-            && matches!(self.phase, Phase::Running { .. })
-        {
-            // After SIGTERM everyone has the grace, not the command alone.
-            self.kill();
         }
     }
 
@@ -580,193 +444,6 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn on_door(&mut self) {
-        // One at a time: whoever waits at the gate comes first.
-        let Ok(door) = &mut self.door else { return };
-        match door.knock() {
-            Ok(None) => {}
-            Ok(Some(request)) => {
-                if let Request::Freeze { path, freeze } = &request {
-                    // No rest after it: whoever may freeze may keep forks waiting.
-                    if let Some(result) = self.serve_freeze(path, *freeze) {
-                        self.answer(result);
-                    }
-                    return;
-                }
-                let begun = Instant::now();
-                let result = self.serve(&request);
-                let took = begun.elapsed();
-                if took >= LONG_ANSWER {
-                    self.door_rests = begun.checked_add(took * DOOR_SHARE);
-                }
-                self.answer(result);
-            }
-            Err(errno) => self.door = Err(errno),
-        }
-    }
-
-    fn answer(&self, result: Result<Vec<u8>, Errno>) {
-        if let Ok(door) = &self.door {
-            door.answer(result);
-        }
-    }
-
-    /// Freezes or thaws a cgroup; `None`: [`Supervisor::freeze`] answers when it is reached.
-    fn serve_freeze(&mut self, path: &str, freeze: bool) -> Option<Result<Vec<u8>, Errno>> {
-        if let Err(errno) = self.ledger.freeze(path, freeze) {
-            return Some(Err(errno));
-        }
-        self.freeze();
-        if !freeze {
-            return Some(Ok(Vec::new()));
-        }
-        if let Some(refused) = self.freezer.refused_all(&mut self.scanner.proc) {
-            self.undo_freeze(path);
-            return Some(serde_json::to_vec(&refused).map_err(|_| Errno::EPERM));
-        }
-        self.freezer.ask(&mut self.scanner.proc)
-    }
-
-    fn undo_freeze(&mut self, path: &str) {
-        let _ = self.ledger.freeze(path, false);
-        self.freeze();
-    }
-
-    fn serve(&mut self, request: &Request) -> Result<Vec<u8>, Errno> {
-        // What is told is to be true now, and not when somebody last asked.
-        match self.backend {
-            Backend::Gate => drop(self.ledger.reconcile(&mut self.scanner)),
-            Backend::Reaper => self.sample(),
-        }
-        self.freeze();
-        match request {
-            Request::List { path } => self.ledger.list(path),
-            Request::Freeze { .. } => Err(Errno::EINVAL),
-            Request::Get { path, file, offset } => self.ledger.get(path, file, *offset),
-            Request::Set { path, file, value } => {
-                let killed = self.ledger.set(path, file, value)?;
-                if file == "pids.max" && !self.options.limits_tasks() {
-                    self.late_limit = true;
-                }
-                if killed {
-                    self.kill();
-                }
-                self.freeze();
-                if file == "cgroup.freeze"
-                    && self.freezer.refused_all(&mut self.scanner.proc).is_some()
-                {
-                    self.undo_freeze(path);
-                    return Err(Errno::EPERM);
-                }
-                Ok(Vec::new())
-            }
-        }
-    }
-
-    fn without_gate(&mut self, reason: String) {
-        self.backend = Backend::Reaper;
-        self.backend_reason = reason;
-        self.accounting.degrade("without the gate, nobody tells when a program ignores SIGCHLD");
-        self.sampler.arm_soon();
-    }
-
-    fn on_gate(&mut self) {
-        let Some(gate) = &self.gate else { return };
-        match gate.receive() {
-            Ok(Some(Asked::Fork { id, tid, as_init })) => {
-                if as_init {
-                    self.pid_namespace_made(tid);
-                }
-                self.on_fork(id, tid);
-            }
-            Ok(Some(Asked::PidNamespace { id, tid, which: Namespace::New })) => {
-                gate.allow(id);
-                self.pid_namespace_made(tid);
-            }
-            Ok(Some(Asked::PidNamespace { id, tid, which: Namespace::Existing { unsure } })) => {
-                if unsure.is_some_and(|fd| !self.scanner.proc.may_be_pid_namespace(tid, fd)) {
-                    gate.allow(id);
-                } else if self.options.insists_on(Feature::Kill) {
-                    gate.refuse(id, Errno::EPERM);
-                } else {
-                    gate.allow(id);
-                    self.entered.get_or_insert(tid);
-                    self.pid_namespace_made(tid);
-                }
-            }
-            Ok(Some(Asked::ChildAction { id, tid, address, layout })) => {
-                let verdict = sigaction::examine(&self.scanner.proc, tid, address, layout);
-                // Else it was another's memory that we looked into.
-                if gate.still_waiting(id) {
-                    match verdict {
-                        Verdict::Interrupts(restart) if !mutant::is(Mutant::ForkInterrupted) => {
-                            restart.set();
-                        }
-                        Verdict::Discards
-                            if !self.accounting.is_sampled()
-                                && !mutant::is(Mutant::ActionUnseen) =>
-                        {
-                            self.accounting.degrade(format!(
-                                "process {tid} ignored SIGCHLD: its children's time may be lost"
-                            ));
-                            self.sampler.arm_soon();
-                        }
-                        _ => {}
-                    }
-                }
-                gate.allow(id);
-            }
-            Ok(Some(Asked::Other { id })) => {
-                gate.allow(id);
-            }
-            Ok(None) => {}
-            Err(errno) => self.fail(HostError::call("cannot read from the fork gate", errno)),
-        }
-    }
-
-    /// When the init of a pid namespace ends, the kernel ends the others and counts their time
-    /// nowhere (pid_namespaces(7)).
-    fn pid_namespace_made(&mut self, tid: RawPid) {
-        if mutant::is(Mutant::NamespaceUnseen) || self.accounting.is_sampled() {
-            return;
-        }
-        self.accounting.degrade(format!(
-            "process {tid} put its children into a pid namespace: time of those that end with the \
-             namespace may be lost"
-        ));
-        self.sampler.arm_soon();
-    }
-
-    fn on_fork(&mut self, id: u64, tid: RawPid) {
-        if !self.ledger.fits() {
-            // The limit counts the dead until they are collected, so collect.
-            self.reap();
-        }
-        let Some(gate) = &self.gate else { return };
-        if gate.is_closed() {
-            self.refused += 1;
-            gate.refuse(id, Errno::EAGAIN);
-            return;
-        }
-        if mutant::is(Mutant::UnchargedFork) {
-            gate.allow(id);
-            return;
-        }
-        match self.ledger.charge(tid, &mut self.scanner) {
-            Ok(fork) => {
-                // Dropping the charge of a call that did not run undoes it.
-                if gate.allow(id) {
-                    self.ledger.forked(tid, fork);
-                    self.sampler.forked();
-                }
-            }
-            Err(errno) => {
-                self.refused += 1;
-                gate.refuse(id, Errno::from_raw(errno.code()));
-            }
-        }
-    }
-
     /// A look at the tree because its time has come, not because someone asked.
     fn sample(&mut self) {
         let begun = Instant::now();
@@ -789,22 +466,6 @@ impl<'a> Supervisor<'a> {
         let always = self.backend == Backend::Reaper || self.accounting.is_sampled();
         let threads_unseen = !self.options.limits_tasks();
         self.sampler.done(begun, census.tasks.len(), always, threads_unseen);
-    }
-
-    /// The last resort when the event loop itself is broken.
-    fn drain_blocking(&mut self) {
-        while let Ok(Some(waited)) = sys::wait_for_end(-1) {
-            self.accounting.collected(&waited);
-            self.sweep.round(&mut self.scanner, Some(self.command));
-        }
-    }
-
-    fn finish(mut self) -> Result<crate::report::Report, HostError> {
-        self.ledger.close();
-        match self.failure.take() {
-            Some(error) => Err(error),
-            None => Ok(conclude::report(self)),
-        }
     }
 }
 

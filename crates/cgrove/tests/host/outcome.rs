@@ -116,7 +116,7 @@ fn times_beyond_the_clock_never_come(place: Place) {
     let long = "500000000000years";
     let ended = run(place).options(&["--timeout", long]).acts("exit", 4).end();
     assert_eq!(ended.status, 4, "{ended:?}");
-    let options = ["--timeout", "100ms", "--kill-grace", long];
+    let options = ["--timeout", "2s", "--kill-grace", long];
     let script = "trap 'sleep 0.2; exit 3' TERM; echo; while :; do sleep 0.02; done; : MARK";
     let ended = run(place).options(&options).script(script).end();
     let report = ended.report();

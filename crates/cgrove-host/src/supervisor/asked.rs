@@ -1,0 +1,119 @@
+//! What tasks ask at the gate, and how they are answered.
+
+use nix::errno::Errno;
+
+use super::Supervisor;
+use crate::error::HostError;
+use crate::filter::Namespace;
+use crate::gate::Asked;
+use crate::mutant::{self, Mutant};
+use crate::options::Feature;
+use crate::report::Backend;
+use crate::sigaction::{self, Verdict};
+use crate::sys::RawPid;
+
+impl Supervisor<'_> {
+    pub(super) fn without_gate(&mut self, reason: String) {
+        self.backend = Backend::Reaper;
+        self.backend_reason = reason;
+        self.accounting.degrade("without the gate, nobody tells when a program ignores SIGCHLD");
+        self.sampler.arm_soon();
+    }
+
+    pub(super) fn on_gate(&mut self) {
+        let Some(gate) = &self.gate else { return };
+        match gate.receive() {
+            Ok(Some(Asked::Fork { id, tid, as_init })) => {
+                if as_init {
+                    self.pid_namespace_made(tid);
+                }
+                self.on_fork(id, tid);
+            }
+            Ok(Some(Asked::PidNamespace { id, tid, which: Namespace::New })) => {
+                gate.allow(id);
+                self.pid_namespace_made(tid);
+            }
+            Ok(Some(Asked::PidNamespace { id, tid, which: Namespace::Existing { unsure } })) => {
+                if unsure.is_some_and(|fd| !self.scanner.proc.may_be_pid_namespace(tid, fd)) {
+                    gate.allow(id);
+                } else if self.options.insists_on(Feature::Kill) {
+                    gate.refuse(id, Errno::EPERM);
+                } else {
+                    gate.allow(id);
+                    self.entered.get_or_insert(tid);
+                    self.pid_namespace_made(tid);
+                }
+            }
+            Ok(Some(Asked::ChildAction { id, tid, address, layout })) => {
+                let verdict = sigaction::examine(&self.scanner.proc, tid, address, layout);
+                // Else it was another's memory that we looked into.
+                if gate.still_waiting(id) {
+                    match verdict {
+                        Verdict::Interrupts(restart) if !mutant::is(Mutant::ForkInterrupted) => {
+                            restart.set();
+                        }
+                        Verdict::Discards
+                            if !self.accounting.is_sampled()
+                                && !mutant::is(Mutant::ActionUnseen) =>
+                        {
+                            self.accounting.degrade(format!(
+                                "process {tid} ignored SIGCHLD: its children's time may be lost"
+                            ));
+                            self.sampler.arm_soon();
+                        }
+                        _ => {}
+                    }
+                }
+                gate.allow(id);
+            }
+            Ok(Some(Asked::Other { id })) => {
+                gate.allow(id);
+            }
+            Ok(None) => {}
+            Err(errno) => self.fail(HostError::call("cannot read from the fork gate", errno)),
+        }
+    }
+
+    /// When the init of a pid namespace ends, the kernel ends the others and counts their time
+    /// nowhere (pid_namespaces(7)).
+    pub(super) fn pid_namespace_made(&mut self, tid: RawPid) {
+        if mutant::is(Mutant::NamespaceUnseen) || self.accounting.is_sampled() {
+            return;
+        }
+        self.accounting.degrade(format!(
+            "process {tid} put its children into a pid namespace: time of those that end with the \
+             namespace may be lost"
+        ));
+        self.sampler.arm_soon();
+    }
+
+    pub(super) fn on_fork(&mut self, id: u64, tid: RawPid) {
+        if !self.ledger.fits() {
+            // The limit counts the dead until they are collected, so collect.
+            self.reap();
+        }
+        let Some(gate) = &self.gate else { return };
+        if gate.is_closed() {
+            self.refused += 1;
+            gate.refuse(id, Errno::EAGAIN);
+            return;
+        }
+        if mutant::is(Mutant::UnchargedFork) {
+            gate.allow(id);
+            return;
+        }
+        match self.ledger.charge(tid, &mut self.scanner) {
+            Ok(fork) => {
+                // Dropping the charge of a call that did not run undoes it.
+                if gate.allow(id) {
+                    self.ledger.forked(tid, fork);
+                    self.sampler.forked();
+                }
+            }
+            Err(errno) => {
+                self.refused += 1;
+                gate.refuse(id, Errno::from_raw(errno.code()));
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! How a run comes to its end: by itself, by its timeout, by a kill.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::getppid;
+
+use super::{Phase, Supervisor};
+use crate::conclude;
+use crate::error::HostError;
+use crate::kill;
+use crate::mutant::{self, Mutant};
+use crate::report::Backend;
+use crate::sys::{self, Fate};
+use crate::wire::ToFront;
+
+/// While killing, the tree is looked at again at least this often, in case a death went unseen.
+const KILL_AGAIN: Duration = Duration::from_millis(50);
+
+impl Supervisor<'_> {
+    pub(super) fn time_out(&mut self, now: Instant) {
+        self.timed_out = true;
+        self.continue_front();
+        if self.options.kill_grace.is_zero() {
+            self.kill();
+            return;
+        }
+        self.phase = Phase::Terminating { until: now.checked_add(self.options.kill_grace) };
+        if mutant::is(Mutant::NoWarning) {
+            return;
+        }
+        let census = self.scanner.census();
+        kill::signal_all(&mut self.scanner, &census, libc::SIGTERM);
+        if self.ledger.is_freezing() {
+            // Or nobody could clean up. The signal is what everyone finds on waking.
+            for tid in self.freezer.stopped_jobs() {
+                let _ = sys::kill(tid, libc::SIGCONT);
+            }
+            let _ = self.ledger.freeze("", false);
+            self.freeze();
+        }
+    }
+
+    /// The front stops when the command does, so that a shell notices. Whatever else ends the stop
+    /// ends the front's.
+    pub(super) fn continue_front(&self) {
+        self.signal_front(libc::SIGCONT);
+    }
+
+    pub(super) fn signal_front(&self, signal: i32) {
+        // As long as it is our parent its pid is its own.
+        if getppid() == self.caller.front {
+            let _ = sys::kill(self.caller.front.as_raw(), signal);
+        }
+    }
+
+    /// Closes the gate and kills what there is; on_child and on_time come back until the end.
+    pub(super) fn kill(&mut self) {
+        if self.phase == Phase::Over && !mutant::is(Mutant::EndForgotten) {
+            // Nobody is left, and so nobody whose end would wake us again.
+            return;
+        }
+        if let Some(gate) = &mut self.gate
+            && !gate.is_closed()
+            && !mutant::is(Mutant::OpenGate)
+        {
+            gate.close();
+            self.ledger.kill();
+        }
+        if !matches!(self.phase, Phase::Killing { .. }) {
+            self.continue_front();
+        }
+        // Whoever the core wants dead is among those the sweep finds.
+        let before = self.sweep.survivors().0;
+        self.sweep.round(&mut self.scanner, Some(self.command));
+        let now = Instant::now();
+        let again = if self.sweep.survivors().0 > before && self.backend == Backend::Reaper {
+            // Without a gate they may have forked meanwhile.
+            now
+        } else {
+            now + KILL_AGAIN
+        };
+        self.phase = Phase::Killing { again };
+    }
+
+    pub(super) fn fail(&mut self, error: HostError) {
+        self.failure.get_or_insert(error);
+        self.kill();
+    }
+
+    pub(super) fn on_child(&mut self) {
+        // Only a wake-up: wait4 knows what happened.
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        self.reap();
+    }
+
+    /// Collects what has ended.
+    pub(super) fn reap(&mut self) {
+        let mut look_again = false;
+        let none_left = loop {
+            let waited = match self.freezer.wait_any(&mut self.scanner.proc, self.command) {
+                Ok(Some(waited)) => waited,
+                Ok(None) => break false,
+                Err(Errno::EINTR) => continue,
+                Err(_) => break true,
+            };
+            match waited.fate {
+                Fate::Exited(_) | Fate::Signaled(_) => {
+                    self.accounting.collected(&waited);
+                    self.ledger.reaped(waited.pid);
+                    look_again |= self.sweep.collected(waited.pid);
+                    if waited.pid == self.command {
+                        self.fate = Some(waited.fate);
+                        self.continue_front();
+                    }
+                }
+                // In one thread with continue_front, and so in the right order.
+                Fate::Stopped(libc::SIGSTOP) if waited.pid == self.command => {
+                    self.signal_front(libc::SIGSTOP);
+                }
+                Fate::Stopped(signal) if waited.pid == self.command => {
+                    if let Some(front) = &self.front {
+                        let _ =
+                            ToFront::Stopped { signal, command: self.command }.send(front.as_fd());
+                    }
+                }
+                Fate::Continued if waited.pid == self.command => self.continue_front(),
+                Fate::Stopped(_) | Fate::Continued => {}
+            }
+        };
+        if self.fate.is_some() {
+            // The command can end before its report was read; it can send no more.
+            while self.launch.is_some() {
+                self.on_launch();
+            }
+        }
+        if none_left {
+            self.phase = Phase::Over;
+        } else if matches!(self.phase, Phase::Killing { .. }) {
+            if look_again {
+                self.kill();
+            }
+        } else if self.fate.is_some()
+            && !self.options.keep_descendants
+            && matches!(self.phase, Phase::Running { .. })
+        {
+            // After SIGTERM everyone has the grace, not the command alone.
+            self.kill();
+        }
+    }
+
+    /// The last resort when the event loop itself is broken.
+    pub(super) fn drain_blocking(&mut self) {
+        while let Ok(Some(waited)) = sys::wait_for_end(-1) {
+            self.accounting.collected(&waited);
+            self.sweep.round(&mut self.scanner, Some(self.command));
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Result<crate::report::Report, HostError> {
+        self.ledger.close();
+        match self.failure.take() {
+            Some(error) => Err(error),
+            None => Ok(conclude::report(self)),
+        }
+    }
+}

@@ -396,6 +396,7 @@ fn wait_for(at: &Path, key: Option<&Text>, value: &Text) -> Outcome {
         if Instant::now() > end {
             return Outcome::said(format!("timeout {}", found.unwrap_or_else(|| "nothing".into())));
         }
+        // Most files that are waited for have no events; those that have are tested for them apart.
         std::thread::sleep(Duration::from_micros(500));
     }
 }

@@ -78,6 +78,7 @@ fn find_port() -> io::Result<PathBuf> {
                 }
             }
         }
+        // sysfs has no event for a new device, and there is no udev to hear of it from.
         std::thread::sleep(Duration::from_millis(5));
     }
     Err(io::Error::other("no port"))

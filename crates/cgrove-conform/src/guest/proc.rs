@@ -51,6 +51,7 @@ pub fn wait_state(
         if Instant::now() > end {
             return false;
         }
+        // /proc tells of no change by poll(2).
         std::thread::sleep(Duration::from_micros(200));
     }
 }

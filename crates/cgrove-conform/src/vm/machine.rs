@@ -7,17 +7,25 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::unistd::Pid;
 
 use super::VmError;
 use crate::case::{Case, Outcome};
+use crate::sys;
 use crate::wire::{self, Mode, PORT, Reply, Request};
 
 /// How long the kernel may take to come up. Emulation is slow, and the host may be busy.
 const BOOT: Duration = Duration::from_secs(180);
+/// How long QEMU may take to begin, in milliseconds.
+const CONNECT: u16 = 30_000;
 /// How long any one line may take: longer than the guest's own longest wait.
 const LINE: Duration = Duration::from_secs(15);
 /// How many cases may be under way: enough to keep the guest busy, little enough to fit a socket's
@@ -65,7 +73,10 @@ impl Machine {
         let console = folder.path().join("console");
         let listener = UnixListener::bind(&socket).map_err(VmError::io(&socket))?;
         let said = File::create(folder.path().join("qemu")).map_err(VmError::io(folder.path()))?;
-        let mut child = Command::new("qemu-system-x86_64")
+        // Killed, we could not end it, and it would run for ever. This process has one thread, so
+        // the parent that PR_SET_PDEATHSIG looks at lives as long as we do.
+        let mut child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
             .args(["-accel", "tcg,thread=multi", "-m", "512", "-smp", "2"])
             .args([
                 "-nodefaults",
@@ -91,7 +102,7 @@ impl Machine {
             .stderr(said)
             .spawn()
             .map_err(|e| VmError::Program {
-                program: "qemu-system-x86_64 (Debian's package qemu-system-x86)".into(),
+                program: "setpriv (Debian's package util-linux)".into(),
                 what: e.to_string(),
             })?;
         let stream = match accept(&listener, &mut child) {
@@ -100,7 +111,7 @@ impl Machine {
                 let what = fs::read_to_string(folder.path().join("qemu")).unwrap_or_default();
                 end(&mut child);
                 return Err(VmError::Program {
-                    program: "qemu-system-x86_64".into(),
+                    program: "qemu-system-x86_64 (Debian's package qemu-system-x86)".into(),
                     what: format!("{e} {}", what.trim()),
                 });
             }
@@ -155,13 +166,8 @@ impl Machine {
     /// Powers off in order, within a bound.
     pub fn quit(mut self) {
         let _ = self.send(&Request::Quit);
-        let until = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < until {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        // Whatever is left to be said, up to the end of the stream, which is that of QEMU.
+        while self.reply(Duration::from_secs(5)).is_ok() {}
     }
 }
 
@@ -179,25 +185,25 @@ fn end(child: &mut Child) {
 
 /// Waits for QEMU to connect, or to end without having done so.
 fn accept(listener: &UnixListener, child: &mut Child) -> Result<UnixStream, String> {
-    listener.set_nonblocking(true).map_err(|e| e.to_string())?;
-    let until = Instant::now() + Duration::from_secs(30);
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(false).map_err(|e| e.to_string())?;
-                return Ok(stream);
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(e) => return Err(e.to_string()),
+    let ended =
+        sys::pidfd_open(Pid::from_raw(child.id().cast_signed())).map_err(|e| e.to_string())?;
+    let mut either = [
+        PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+        PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+    ];
+    let ready = loop {
+        match poll(&mut either, CONNECT) {
+            Err(Errno::EINTR) => {}
+            ready => break ready.map_err(|e| e.to_string())?,
         }
-        if let Ok(Some(status)) = child.try_wait() {
-            return Err(status.to_string());
-        }
-        if Instant::now() > until {
-            return Err("does not connect".into());
-        }
-        std::thread::sleep(Duration::from_millis(5));
+    };
+    if ready == 0 {
+        return Err("does not connect".into());
     }
+    if either[0].any() == Some(true) {
+        return listener.accept().map(|(stream, _)| stream).map_err(|e| e.to_string());
+    }
+    child.wait().map_err(|e| e.to_string()).and_then(|status| Err(status.to_string()))
 }
 
 /// A machine that is booted again whenever a case has broken it.

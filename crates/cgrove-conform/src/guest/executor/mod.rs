@@ -149,6 +149,7 @@ impl Executor {
     /// Lets whatever became ready run first.
     fn settle(&self) {
         if self.smp {
+            // On the other CPU, what is to happen may be nothing: no event ends that wait.
             std::thread::sleep(Duration::from_millis(2));
         } else {
             for _ in 0..3 {
@@ -311,6 +312,7 @@ impl Target for Executor {
             let stat = Path::new(ROOT).join("cgroup.stat");
             let end = Instant::now() + DEATH;
             while Instant::now() < end && read_file(&stat).is_ok_and(|text| some_are_dying(&text)) {
+                // The kernel does not notify readers of cgroup.stat.
                 std::thread::sleep(Duration::from_millis(1));
             }
         }

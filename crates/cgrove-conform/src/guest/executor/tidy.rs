@@ -95,6 +95,7 @@ fn remove_below(at: &Path) -> Result<(), String> {
             if e.kind() != std::io::ErrorKind::ResourceBusy || Instant::now() > end {
                 return Err(format!("cannot remove {}: {e}", path.display()));
             }
+            // What keeps it busy dies without an event that is sure to come after it is gone.
             std::thread::sleep(Duration::from_micros(200));
         }
     }

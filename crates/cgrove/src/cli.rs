@@ -1,29 +1,27 @@
 //! The command line: parsed without side effects into what the rest of the program wants.
 //!
 //! Usage errors exit with 125, not with clap's 2, because every status below 125 belongs to the
-//! command; and they are one line with a hint.
+//! command; and they are one line with a hint. One file below this one per group of commands.
+
+mod live;
+mod manual;
+mod run;
+mod topics;
+mod values;
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use cgrove_host::options::{BackendChoice, Feature, Requirement, RunOptions};
-use cgrove_host::report::{Backend, Class};
-use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use self::run::Run;
 use crate::live::Live;
-
-/// Names are directory names in a cgroup tree.
-const NAME_MAX: usize = 255;
-/// The kernel's own bound for pids.max.
-const PIDS_MAX_LIMIT: u64 = 4 * 1024 * 1024;
 
 /// What was asked for.
 pub enum Command {
     /// `cgrove run`
-    Run(Run),
+    Run(Box<Run>),
     /// `cgrove doctor`
     Doctor {
         /// As JSON.
@@ -31,18 +29,13 @@ pub enum Command {
     },
     /// `cgrove tree`, `ls`, `get`, `set`, `freeze`, `thaw`
     Live(Live),
-}
-
-/// `cgrove run`, resolved.
-pub struct Run {
-    /// For the supervisor.
-    pub options: RunOptions,
-    /// Where the report goes.
-    pub json: Option<PathBuf>,
-    /// No summary line.
-    pub quiet: bool,
-    /// Say more.
-    pub verbose: bool,
+    /// `cgrove man DIR`
+    Manual {
+        /// Where the pages go.
+        dir: PathBuf,
+        /// Names and contents.
+        pages: Vec<(String, Vec<u8>)>,
+    },
 }
 
 /// Nothing to run.
@@ -53,10 +46,15 @@ pub enum Stop {
     Misuse(String),
 }
 
-/// Gives any process tree what a cgroup gives: limits, accounting and a kill that leaves nothing,
-/// without root and without a cgroup mount.
+/// Gives any process tree what a cgroup gives, without root or a cgroup mount
 #[derive(Parser)]
-#[command(name = "cgrove", version)]
+#[command(
+    name = "cgrove",
+    version,
+    disable_help_subcommand = true,
+    after_help = "More: `cgrove COMMAND --help`; `cgrove help TOPIC`: limits, backends, report,\n\
+        files, environment, exit-status."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Sub,
@@ -65,166 +63,82 @@ struct Cli {
 #[derive(Subcommand)]
 enum Sub {
     /// Run a command tree under limits and account for all of it
-    Run(RunArgs),
+    Run(Box<run::RunArgs>),
     /// Say what this place allows and which backend a run would take
     Doctor {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Show the live runs of this user and their cgroups
-    Tree {
-        /// Only this run
-        name: Option<String>,
+    #[command(flatten)]
+    Live(live::LiveCommand),
+    /// Explain a topic or all options of a command
+    Help {
+        /// A topic or a command; without one, what there is
+        topic: Option<String>,
     },
-    /// List the files of a live run's cgroup, and the cgroups below it (those end in /)
-    Ls {
-        /// The run's name, and a path below its cgroup: demo or demo/inner
-        path: String,
+    /// Print the completions for a shell, to be loaded by it
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
     },
-    /// Print an interface file of a live run
-    Get {
-        /// As for ls
-        path: String,
-        /// The file, e.g. pids.current
-        file: String,
-    },
-    /// Bring all tasks of a live run to a halt
-    Freeze {
-        /// As for ls
-        path: String,
-    },
-    /// Let a frozen run go on
-    Thaw {
-        /// As for ls
-        path: String,
-    },
-    /// Write an interface file of a live run
-    Set {
-        /// As for ls
-        path: String,
-        /// The file, e.g. pids.max
-        file: String,
-        /// What to write
-        #[arg(allow_hyphen_values = true)]
-        value: OsString,
+    /// Print the manual page cgrove(1), or write all to a directory
+    Man {
+        /// The directory
+        dir: Option<PathBuf>,
     },
 }
-
-#[derive(Args)]
-#[command(after_help = "Exit status: the command's; 128+N if signal N killed it; 124 timed out; \
-    125 cgrove failed; 126 not executable; 127 not found.")]
-struct RunArgs {
-    /// At most N tasks (processes and threads) at a time
-    #[arg(long, value_name = "N|max", value_parser = pids_max)]
-    pids_max: Option<PidsMax>,
-
-    /// Write an interface file of the run's cgroup before the command starts, e.g. pids.max=64
-    #[arg(long, value_name = "FILE=VALUE", value_parser = setting)]
-    set: Vec<(String, String)>,
-
-    /// End the whole tree after this long (90, 1.5s, 10m)
-    #[arg(long, value_name = "DURATION", value_parser = timeout)]
-    timeout: Option<Duration>,
-
-    /// Time between SIGTERM and SIGKILL on a timeout; 0 kills at once
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
-    kill_grace: Duration,
-
-    /// The group's name [default: run-PID]
-    #[arg(long, value_parser = name)]
-    name: Option<String>,
-
-    /// How to hold the tree
-    #[arg(long, value_enum, default_value_t = BackendArg::Auto)]
-    backend: BackendArg,
-
-    /// Refuse to start unless this holds: a comma list of pids, cpu, kill (each also as =exact or
-    /// =sampled) and gate
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = requirement)]
-    require: Vec<Requirement>,
-
-    /// Write the report as JSON; - is standard output
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-
-    /// No summary line
-    #[arg(long, conflicts_with = "verbose")]
-    quiet: bool,
-
-    /// Name the survivors and say why this backend was taken
-    #[arg(long)]
-    verbose: bool,
-
-    /// The run lasts until the last descendant ends; otherwise what COMMAND leaves behind is killed
-    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false,
-        default_missing_value = "true", value_name = "true|false")]
-    keep_descendants: bool,
-
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    command: Vec<OsString>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum BackendArg {
-    /// The strongest that works here
-    Auto,
-    /// Every fork asks first (seccomp user notification)
-    Gate,
-    /// No questions: the tree is looked at now and then
-    Reaper,
-}
-
-/// `max`, or a number: an Option of its own would tell clap that the option is optional.
-#[derive(Clone, Copy)]
-struct PidsMax(Option<u64>);
 
 /// Parses the arguments, the program's name first.
 pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
-    let cli = Cli::try_parse_from(args).map_err(stop)?;
+    let short = Cli::command().mut_subcommand("run", |run| run.override_help(run::SCREEN));
+    let cli = short
+        .try_get_matches_from(args)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(stop)?;
     Ok(match cli.command {
+        Sub::Run(args) => Command::Run(Box::new(args.resolve())),
         Sub::Doctor { json } => Command::Doctor { json },
-        Sub::Tree { name } => Command::Live(Live::Tree(name)),
-        Sub::Ls { path } => Command::Live(Live::Ls(path)),
-        Sub::Get { path, file } => Command::Live(Live::Get(path, file)),
-        Sub::Freeze { path } => Command::Live(Live::Freeze(path, true)),
-        Sub::Thaw { path } => Command::Live(Live::Freeze(path, false)),
-        Sub::Set { path, file, value } => Command::Live(Live::Set(path, file, value.into_vec())),
-        Sub::Run(args) => Command::Run(Run {
-            options: RunOptions {
-                command: args.command,
-                named: args.name.is_some(),
-                name: args.name.unwrap_or_else(|| format!("run-{}", std::process::id())),
-                pids_max: args.pids_max.and_then(|PidsMax(max)| max),
-                set: args.set,
-                timeout: args.timeout,
-                kill_grace: args.kill_grace,
-                backend: match args.backend {
-                    BackendArg::Auto => BackendChoice::Auto,
-                    BackendArg::Gate => BackendChoice::Only(Backend::Gate),
-                    BackendArg::Reaper => BackendChoice::Only(Backend::Reaper),
-                },
-                require: args.require,
-                keep_descendants: args.keep_descendants,
-            },
-            json: args.json,
-            quiet: args.quiet,
-            verbose: args.verbose,
-        }),
+        Sub::Live(command) => Command::Live(command.resolve()),
+        Sub::Help { topic } => return Err(topics::help(topic.as_deref())),
+        Sub::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cgrove", &mut script);
+            return Err(Stop::Text(String::from_utf8_lossy(&script).into_owned()));
+        }
+        Sub::Man { dir: None } => return Err(Stop::Text(manual::first())),
+        Sub::Man { dir: Some(dir) } => Command::Manual { dir, pages: manual::pages() },
     })
+}
+
+/// The names of all commands, but for the one that explains them.
+fn commands() -> String {
+    let names: Vec<String> = Cli::command()
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set() && command.get_name() != "help")
+        .map(|command| command.get_name().to_owned())
+        .collect();
+    match names.split_last() {
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        None => String::new(),
+    }
 }
 
 /// clap's message boiled down to one line. Help that was asked for is no error.
 fn stop(error: clap::Error) -> Stop {
     let text = error.render().to_string();
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.clone()),
+        Some(ContextValue::Strings(words)) => words.first().cloned(),
+        _ => None,
+    };
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return Stop::Text(text),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            return Stop::Misuse(
-                "no subcommand: there are run, tree, ls, get, set, freeze, thaw and doctor; see `cgrove --help`"
-                    .into(),
-            );
+            return Stop::Misuse(format!(
+                "no subcommand: there are {}; see `cgrove --help`",
+                commands()
+            ));
         }
         ErrorKind::MissingRequiredArgument => {
             let missing = text.split("\n\n").next().unwrap_or_default();
@@ -235,8 +149,13 @@ fn stop(error: clap::Error) -> Stop {
             }
         }
         ErrorKind::InvalidSubcommand => {
-            let word = text.split('\'').nth(1).unwrap_or_default();
-            return Stop::Misuse(format!("there is no subcommand {word}; see `cgrove --help`"));
+            let word = context(ContextKind::InvalidSubcommand).unwrap_or_default();
+            let similar = context(ContextKind::SuggestedSubcommand)
+                .map_or_else(String::new, |similar| format!(", but there is {similar}"));
+            return Stop::Misuse(format!(
+                "there is no subcommand {word}{similar}; see `cgrove --help`, or use `cgrove run -- \
+                 {word}` to run a program of that name"
+            ));
         }
         _ => {}
     }
@@ -249,87 +168,24 @@ fn stop(error: clap::Error) -> Stop {
     let usage = text.lines().find_map(|line| line.trim().strip_prefix("Usage: cgrove "));
     let meant = usage.and_then(|usage| usage.split_whitespace().next());
     let meant = meant.filter(|word| word.chars().all(|c| c.is_ascii_lowercase())).unwrap_or("run");
-    Stop::Misuse(format!("{problem}; see `cgrove {meant} --help`"))
-}
-
-fn pids_max(text: &str) -> Result<PidsMax, String> {
-    if text == "max" {
-        return Ok(PidsMax(None));
-    }
-    match text.parse::<u64>() {
-        Ok(n) if n <= PIDS_MAX_LIMIT => Ok(PidsMax(Some(n))),
-        _ => Err(format!("not a number from 0 to {PIDS_MAX_LIMIT}, nor `max`")),
-    }
-}
-
-fn setting(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((file, value)) if !file.is_empty() => Ok((file.to_owned(), value.to_owned())),
-        _ => Err("write it as FILE=VALUE, e.g. pids.max=64".to_owned()),
-    }
-}
-
-/// A duration with units, or a plain number of seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds)
-            .map_err(|_| "not a number of seconds that makes sense".to_owned());
-    }
-    humantime::parse_duration(text).map_err(|error| format!("{error} (write 90, 1m30s or 500ms)"))
-}
-
-fn timeout(text: &str) -> Result<Duration, String> {
-    match duration(text) {
-        Ok(time) if time.is_zero() => Err("a timeout of 0 leaves no time to run".to_owned()),
-        other => other,
-    }
-}
-
-fn name(text: &str) -> Result<String, String> {
-    let bad = match text {
-        "" => "a name cannot be empty",
-        "." | ".." => "that is not a name",
-        _ if text.contains('/') => "a name has no slash",
-        _ if text.contains('\n') => "a name has no line break",
-        _ if text.chars().any(char::is_control) => "a name has no control characters",
-        _ if text.len() > NAME_MAX => "a name has at most 255 bytes",
-        _ => return Ok(text.to_owned()),
-    };
-    Err(bad.to_owned())
-}
-
-fn requirement(text: &str) -> Result<Requirement, String> {
-    let (name, class) = match text.split_once('=') {
-        Some((name, class)) => (name, Some(class)),
-        None => (text, None),
-    };
-    for backend in [Backend::Gate, Backend::Reaper] {
-        if name == backend.name() && class.is_none() {
-            return Ok(Requirement::Backend(backend));
+    match context(ContextKind::SuggestedArg) {
+        Some(similar) => {
+            Stop::Misuse(format!("{problem}, but there is {similar}; see `cgrove {meant} --help`"))
         }
+        None => Stop::Misuse(format!("{problem}; see `cgrove {meant} --help`")),
     }
-    let feature = Feature::ALL.iter().find(|(known, _)| *known == name).map(|(_, f)| *f);
-    let Some(feature) = feature else {
-        return Err("known are pids, cpu, kill and gate".to_owned());
-    };
-    let class = match class {
-        None => Class::Sampled,
-        Some(wanted) => [Class::Sampled, Class::Exact, Class::Kernel]
-            .into_iter()
-            .find(|class| class.name() == wanted)
-            .ok_or_else(|| "a class is sampled, exact or kernel".to_owned())?,
-    };
-    Ok(Requirement::Feature(feature, class))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn run(args: &[&str]) -> Result<Run, String> {
         let args = ["cgrove", "run"].iter().chain(args).map(OsString::from).collect();
         match parse(args) {
-            Ok(Command::Run(run)) => Ok(run),
+            Ok(Command::Run(run)) => Ok(*run),
             Ok(_) => Err("another command".to_owned()),
             Err(Stop::Text(text) | Stop::Misuse(text)) => Err(text),
         }
@@ -339,6 +195,58 @@ mod tests {
     fn the_definition_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    /// Help that has to be scrolled is not read.
+    #[test]
+    fn help_fits_a_screen() {
+        let text = |args: &[&str]| match parse(args.iter().map(OsString::from).collect()) {
+            Err(Stop::Text(text)) => text,
+            _ => panic!("{args:?} is no help"),
+        };
+        let names: Vec<String> =
+            Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        let mut pages = vec![text(&["cgrove", "--help"])];
+        pages.extend(names.iter().map(|name| text(&["cgrove", name, "--help"])));
+        for page in &pages {
+            assert!(page.lines().count() <= 24, "{} lines:\n{page}", page.lines().count());
+            assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
+        }
+        let screen = text(&["cgrove", "run", "--help"]);
+        let full = text(&["cgrove", "help", "run"]);
+        let cli = Cli::command();
+        let run = cli.find_subcommand("run").unwrap();
+        for option in run.get_opts().filter_map(clap::Arg::get_long) {
+            for page in [&screen, &full] {
+                assert!(page.contains(&format!("--{option}")), "{option} is missing:\n{page}");
+            }
+        }
+        for name in &names {
+            assert!(pages[0].contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn mistakes_that_many_make_get_a_hint() {
+        let said = |args: &[&str]| match parse(args.iter().map(OsString::from).collect()) {
+            Err(Stop::Misuse(line)) => line,
+            _ => panic!("{args:?} is no mistake"),
+        };
+        assert!(said(&["cgrove", "make", "-j2"]).contains("`cgrove run -- make`"));
+        assert!(said(&["cgrove", "threeze", "x"]).contains("there is freeze"));
+        assert!(said(&["cgrove", "run", "--pid-max", "3", "ls"]).contains("there is --pids-max"));
+        assert!(said(&["cgrove", "help", "luck"]).contains("limits"));
+    }
+
+    #[test]
+    fn manual_pages_name_every_option() {
+        let pages = manual::pages();
+        assert_eq!(pages[0].0, "cgrove.1");
+        let run = pages.iter().find(|(name, _)| name == "cgrove-run.1").unwrap();
+        let text = String::from_utf8(run.1.clone()).unwrap();
+        for option in ["pids\\-max", "kill\\-grace", "keep\\-descendants"] {
+            assert!(text.contains(option), "{option}: {text}");
+        }
     }
 
     #[test]

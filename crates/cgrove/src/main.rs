@@ -11,6 +11,7 @@ mod cli;
 mod doctor;
 mod json;
 mod live;
+mod manual;
 mod run;
 mod say;
 mod stream;
@@ -30,6 +31,7 @@ fn cgrove(args: Vec<OsString>) -> i32 {
         Ok(cli::Command::Run(run)) => run::run(&run, closed[1]),
         Ok(cli::Command::Doctor { json }) => doctor::doctor(json),
         Ok(cli::Command::Live(what)) => live::live(what),
+        Ok(cli::Command::Manual { dir, pages }) => manual::write(&dir, &pages),
         Err(cli::Stop::Text(text)) => say::out(&text),
         Err(cli::Stop::Misuse(line)) => {
             say::line(&line);

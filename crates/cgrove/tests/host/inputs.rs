@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use cgrove_host::report::{Backend, Class};
 
@@ -19,6 +20,8 @@ crate::tests![
     a_directory_that_is_gone_or_closed,
     too_few_descriptors,
     help_and_version,
+    shells_complete["bash"],
+    manual_pages["man"],
     a_proc_of_another_namespace_is_refused[crate::PID_NAMESPACE],
     a_slow_reader_of_a_stream_that_does_not_block["perl"],
     a_hostile_name_cannot_write_to_the_terminal,
@@ -168,6 +171,35 @@ fn help_and_version(place: Place) {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let output = place.command(&kit().cgrove).arg("--help").stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
+}
+
+fn shells_complete(place: Place) {
+    let script = "eval \"$(\"$0\" completions bash)\"; COMP_WORDS=(cgrove run --pids); COMP_CWORD=2; \
+        _cgrove cgrove --pids run; echo \"${COMPREPLY[@]}\"";
+    let mut bash = place.command(Path::new("bash"));
+    let output = bash.args(["-c", script]).arg(&kit().cgrove).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "--pids-max\n", "{output:?}");
+}
+
+fn manual_pages(place: Place) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let mut man = place.command(&kit().cgrove);
+    let output = man.arg("man").arg(dir.path().join("man1")).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");
+    let shown = Command::new("man")
+        .args(["--warnings", "-l"])
+        .arg(dir.path().join("man1/cgrove-run.1"))
+        .env("MANWIDTH", "80")
+        .output()
+        .unwrap();
+    assert_eq!((shown.status.code(), shown.stderr.len()), (Some(0), 0), "{shown:?}");
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("--pids-max"), "{shown:?}");
+    // One that cannot be written is refused in a line.
+    let mut man = place.command(&kit().cgrove);
+    let output = man.args(["man", "/proc/no"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write the manual"));
 }
 
 /// The pids that such a `/proc` shows are those of other processes.

@@ -1,0 +1,144 @@
+//! The options of `cgrove run`.
+//!
+//! The help of so many options fits a screen only if it is written for one: [`SCREEN`] is, and a
+//! test sees that it names them all. The texts beside the options are for the manual page and the
+//! shells.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cgrove_host::options::{BackendChoice, Requirement, RunOptions};
+use cgrove_host::report::Backend;
+use clap::{Args, ValueEnum};
+
+use super::values::{self, PidsMax};
+
+/// `cgrove run`, resolved.
+pub struct Run {
+    /// For the supervisor.
+    pub options: RunOptions,
+    /// Where the report goes.
+    pub json: Option<PathBuf>,
+    /// No summary line.
+    pub quiet: bool,
+    /// Say more.
+    pub verbose: bool,
+}
+
+/// What `cgrove run --help` prints: at most 24 lines of at most 80 columns.
+pub(super) const SCREEN: &str = "\
+Usage: cgrove run [OPTIONS] [--] COMMAND [ARG]...
+
+Run a command under limits, account for all it starts, and leave nothing behind.
+
+Limits   --pids-max N          at most N tasks (processes and threads) at a time
+         --timeout TIME        end it all after TIME: 90, 1.5s, 10m
+         --kill-grace TIME     from SIGTERM to SIGKILL [2s]; 0 kills at once
+         --set FILE=VALUE      write a file of its cgroup first: pids.max=64
+Outcome  --json FILE           write the report as JSON; - is standard output
+         --quiet, --verbose    say nothing at the end; say more
+Holding  --name NAME           the cgroup's name [run-PID], see `cgrove tree`
+         --keep-descendants    last until the last descendant ends, kill none
+         --backend WHICH       auto, gate or reaper; see `cgrove doctor`
+         --require LIST        or do not start: pids=exact,cpu,kill=exact,gate
+
+The exit status is the command's; 128+N: signal N killed it; 124: timed out;
+125: cgrove failed; 126: not executable; 127: not found.
+More: `cgrove help` TOPIC: run, limits, backends, report, files, environment.
+";
+
+#[derive(Args)]
+pub(super) struct RunArgs {
+    /// At most N tasks (processes and threads) at a time; a fork beyond fails with EAGAIN
+    #[arg(long, value_name = "N|max", value_parser = values::pids_max, help_heading = "Limits")]
+    pids_max: Option<PidsMax>,
+
+    /// End the whole tree after this long (90, 1.5s, 10m): SIGTERM first, SIGKILL later
+    #[arg(long, value_name = "DURATION", value_parser = values::timeout, help_heading = "Limits")]
+    timeout: Option<Duration>,
+
+    /// Time between SIGTERM and SIGKILL on a timeout; 0 kills at once
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = values::duration,
+        help_heading = "Limits")]
+    kill_grace: Duration,
+
+    /// Write an interface file of the run's cgroup before the command starts, e.g. pids.max=64
+    #[arg(long, value_name = "FILE=VALUE", value_parser = values::setting,
+        help_heading = "Limits")]
+    set: Vec<(String, String)>,
+
+    /// Write the report as JSON; - is standard output
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath,
+        help_heading = "Outcome")]
+    json: Option<PathBuf>,
+
+    /// No summary line
+    #[arg(long, conflicts_with = "verbose", help_heading = "Outcome")]
+    quiet: bool,
+
+    /// Name the survivors and say why this backend was taken
+    #[arg(long, help_heading = "Outcome")]
+    verbose: bool,
+
+    /// The cgroup's name [default: run-PID]
+    #[arg(long, value_parser = values::name, help_heading = "Holding the tree")]
+    name: Option<String>,
+
+    /// The run lasts until the last descendant ends; otherwise what COMMAND leaves behind is killed
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false,
+        default_missing_value = "true", value_name = "true|false",
+        help_heading = "Holding the tree")]
+    keep_descendants: bool,
+
+    /// How to hold the tree
+    #[arg(long, value_enum, default_value_t = BackendArg::Auto, help_heading = "Holding the tree")]
+    backend: BackendArg,
+
+    /// Refuse to start unless this holds: a comma list of pids, cpu, kill (each also as =exact or
+    /// =sampled) and gate
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = values::requirement,
+        help_heading = "Holding the tree")]
+    require: Vec<Requirement>,
+
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND",
+        value_hint = clap::ValueHint::CommandWithArguments)]
+    command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum BackendArg {
+    /// The strongest that works here
+    Auto,
+    /// Every fork asks first (seccomp user notification)
+    Gate,
+    /// No questions: the tree is looked at now and then
+    Reaper,
+}
+
+impl RunArgs {
+    pub(super) fn resolve(self) -> Run {
+        Run {
+            options: RunOptions {
+                command: self.command,
+                named: self.name.is_some(),
+                name: self.name.unwrap_or_else(|| format!("run-{}", std::process::id())),
+                pids_max: self.pids_max.and_then(|PidsMax(max)| max),
+                set: self.set,
+                timeout: self.timeout,
+                kill_grace: self.kill_grace,
+                backend: match self.backend {
+                    BackendArg::Auto => BackendChoice::Auto,
+                    BackendArg::Gate => BackendChoice::Only(Backend::Gate),
+                    BackendArg::Reaper => BackendChoice::Only(Backend::Reaper),
+                },
+                require: self.require,
+                keep_descendants: self.keep_descendants,
+            },
+            json: self.json,
+            quiet: self.quiet,
+            verbose: self.verbose,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! `cgrove help TOPIC`: what does not fit beside an option. The manual page has the same texts.
+
+use clap::CommandFactory;
+
+use super::{Cli, Stop};
+
+/// A text on one subject, in paragraphs; lines that begin with two spaces stay as they are.
+pub(super) struct Topic {
+    pub(super) name: &'static str,
+    /// For the list of topics.
+    pub(super) about: &'static str,
+    pub(super) text: &'static str,
+}
+
+pub(super) const TOPICS: [Topic; 6] = [
+    Topic {
+        name: "limits",
+        about: "what can be limited, and how well the limits hold",
+        text: "\
+--pids-max N bounds the tasks, processes and threads, of the whole tree. A fork
+beyond fails with EAGAIN, as in Linux; nobody is killed for it. What has ended
+counts until its parent has collected it. The number can be changed while the
+command runs: `cgrove set NAME pids.max 20`.
+
+--timeout ends the tree: SIGTERM to everyone, SIGKILL after --kill-grace.
+
+When the command ends, whatever it has left running is killed at once, unless
+--keep-descendants is given. Neither a session, nor a process group, a double
+fork or an empty environment gets a process out.
+
+How well a limit holds depends on the place; see `cgrove help backends`. With
+--require pids=exact,kill=exact a run starts only where it holds exactly.
+",
+    },
+    Topic {
+        name: "backends",
+        about: "how a tree is held, and what that is good for",
+        text: "\
+gate    every fork asks first (a seccomp filter with user notification, Linux
+        5.0; Docker's default profile allows it). Task limit, kill and CPU time
+        are exact.
+reaper  needs nothing. Forks are noticed afterwards: the newest tasks are killed
+        when there are too many. Sampled.
+
+The strongest that works is taken; --backend forces one. `cgrove doctor` says
+what this place allows. Every figure is labelled:
+
+kernel  by the kernel's own cgroup
+exact   every event is counted, nothing gets past
+sampled looked at now and then; what happens in between goes unseen
+",
+    },
+    Topic {
+        name: "report",
+        about: "what a run says at its end, and in JSON",
+        text: "\
+The last line says how the command ended, the CPU time of the whole tree, the
+most tasks at one time, forks and refusals, what was left behind. --verbose
+names those; --quiet drops the line.
+
+--json FILE writes all of it as one JSON object, whose `version` is raised when
+a field changes its meaning or goes away. A figure that is not known is null.
+Its fields are described in docs/REPORT.md.
+
+`reason` is one of exited, signaled, timeout, pids-max, exec-failed and
+supervisor-killed.
+",
+    },
+    Topic {
+        name: "files",
+        about: "the interface files of a live run",
+        text: "\
+A live run has the interface files of a cgroup (see the kernel's cgroup-v2.rst),
+for the same user, from any terminal:
+
+  cgrove tree                        the runs, their cgroups and tasks
+  cgrove ls NAME                     the files of one
+  cgrove get NAME pids.current       read one
+  cgrove set NAME pids.max 20        write one
+  cgrove freeze NAME, thaw NAME      bring all to a halt, let them go on
+
+What a run does not enforce has no file. --set FILE=VALUE writes one before the
+command starts. The socket is in $XDG_RUNTIME_DIR/cgrove, else /tmp/cgrove-UID.
+",
+    },
+    Topic {
+        name: "environment",
+        about: "variables that cgrove reads and sets",
+        text: "\
+CGROVE           set for the command: the name of its run, so that
+                 `cgrove get \"$CGROVE\" pids.max` tells it its own limit
+XDG_RUNTIME_DIR  where the sockets of live runs are; both sides must agree
+",
+    },
+    Topic {
+        name: "exit-status",
+        about: "what cgrove exits with",
+        text: "\
+the command's   it exited by itself
+128+N           signal N killed it
+124             it timed out
+125             cgrove itself failed, or refused: one line says why
+126             the command cannot be executed
+127             the command was not found
+",
+    },
+];
+
+pub(super) fn help(topic: Option<&str>) -> Stop {
+    let Some(name) = topic else {
+        return Stop::Text(list("Topics of `cgrove help`, which also takes a command:\n"));
+    };
+    if let Some(topic) = TOPICS.iter().find(|topic| topic.name == name) {
+        return Stop::Text(topic.text.to_owned());
+    }
+    let mut cli = Cli::command();
+    cli.build();
+    match cli.find_subcommand_mut(name) {
+        // As defined: what the command's own --help prints may be shorter.
+        Some(command) => Stop::Text(command.clone().render_long_help().to_string()),
+        None => {
+            let names: Vec<&str> = TOPICS.iter().map(|topic| topic.name).collect();
+            Stop::Misuse(format!(
+                "there is no help on {name}; topics are {} and every command",
+                names.join(", ")
+            ))
+        }
+    }
+}
+
+fn list(head: &str) -> String {
+    let mut text = head.to_owned();
+    for topic in &TOPICS {
+        text.push_str(&format!("  {:<12} {}\n", topic.name, topic.about));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_topic_fits_a_terminal() {
+        for topic in &TOPICS {
+            assert!(matches!(help(Some(topic.name)), Stop::Text(text) if text == topic.text));
+            for line in topic.text.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", topic.name);
+            }
+            assert!(topic.text.lines().count() <= 24, "{}", topic.name);
+        }
+        assert!(matches!(help(Some("luck")), Stop::Misuse(line) if line.contains("limits")));
+    }
+}

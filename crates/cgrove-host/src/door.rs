@@ -73,6 +73,12 @@ pub enum Request {
         /// Or thaw.
         freeze: bool,
     },
+    /// All cgroups of the run at once, a [`Snapshot`](crate::snapshot::Snapshot) in JSON, from this
+    /// byte on.
+    Snapshot {
+        /// Where to start.
+        offset: u64,
+    },
     /// Writes a file.
     Set {
         /// The cgroup.
@@ -82,6 +88,16 @@ pub enum Request {
         /// As write(2) would get it.
         value: Vec<u8>,
     },
+}
+
+impl Request {
+    /// Whether it asks for more of something.
+    pub(crate) fn goes_on(&self) -> bool {
+        match self {
+            Request::Get { offset, .. } | Request::Snapshot { offset } => *offset > 0,
+            _ => false,
+        }
+    }
 }
 
 /// What comes back: text, or an errno's number.

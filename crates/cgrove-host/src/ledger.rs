@@ -31,6 +31,7 @@
 
 mod files;
 mod freeze;
+mod snapshot;
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -83,6 +84,8 @@ pub struct Ledger {
     tree: OnceCell<Tree>,
     /// Who reads a long file from outside: the latest of them.
     reading: Option<files::Reading>,
+    /// Who reads a long snapshot: what is left to read of it is in here.
+    snapshot: Option<Vec<u8>>,
     group: Arc<Cgroup>,
     /// The group's path, while it had one.
     path: String,
@@ -132,6 +135,7 @@ impl Ledger {
         let mut ledger = Ledger {
             tree: OnceCell::new(),
             reading: None,
+            snapshot: None,
             hierarchy,
             path: group.path(),
             group,

@@ -40,6 +40,7 @@ pub mod report;
 mod sampler;
 pub mod scan;
 mod sigaction;
+pub mod snapshot;
 pub mod stdio;
 pub mod supervisor;
 pub mod sys;

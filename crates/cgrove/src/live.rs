@@ -7,6 +7,7 @@ use cgrove_host::door::{self, CHUNK, Request};
 use cgrove_host::error::HostError;
 use cgrove_host::freezer::Frozen;
 use cgrove_host::report::Class;
+use cgrove_host::snapshot::Snapshot;
 use nix::errno::Errno;
 
 use crate::say;
@@ -71,6 +72,26 @@ fn get(path: &str, file: &str) -> Result<Vec<u8>, HostError> {
         content.extend_from_slice(&chunk);
         if chunk.len() < CHUNK {
             return Ok(content);
+        }
+    }
+}
+
+/// All cgroups of a run at one moment.
+pub fn snapshot(name: &str) -> Result<Snapshot, HostError> {
+    let mut text = Vec::new();
+    loop {
+        let offset = text.len() as u64;
+        let chunk = door::ask(name, &Request::Snapshot { offset })?
+            .map_err(|errno| refused("look at", name, "", errno))?;
+        text.extend_from_slice(&chunk);
+        if chunk.len() < CHUNK {
+            return serde_json::from_slice(&text).map_err(|_| {
+                HostError::new(
+                    format_args!("cannot look at {name}"),
+                    "its answer makes no sense (EBADMSG)",
+                    "use one version of cgrove for both",
+                )
+            });
         }
     }
 }

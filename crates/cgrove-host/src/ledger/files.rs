@@ -17,7 +17,7 @@ use crate::door::CHUNK;
 use crate::sys::RawPid;
 
 /// Files of the core that nothing here acts upon.
-const NOT_ENFORCED: [&str; 3] = ["cgroup.type", "cpu.stat", "cpu.stat.local"];
+pub(super) const NOT_ENFORCED: [&str; 3] = ["cgroup.type", "cpu.stat", "cpu.stat.local"];
 
 /// A file that has more to read.
 pub(super) struct Reading {
@@ -93,7 +93,7 @@ impl Ledger {
         done.map(|()| kill)
     }
 
-    fn tree(&self) -> &Tree {
+    pub(super) fn tree(&self) -> &Tree {
         made(&self.tree, &self.hierarchy)
     }
 
@@ -136,22 +136,27 @@ fn errno(core: CoreErrno) -> Errno {
 }
 
 /// Tasks by the pids that the supervisor knows them under, and back.
-struct Names<'a> {
-    known: &'a HashMap<RawPid, Known>,
+pub(super) struct Names<'a> {
+    known: Option<&'a HashMap<RawPid, Known>>,
     pids: HashMap<u64, RawPid>,
 }
 
 impl<'a> Names<'a> {
     fn of(known: &'a HashMap<RawPid, Known>) -> Names<'a> {
         let pids = known.iter().map(|(pid, known)| (known.task.id().0, *pid)).collect();
-        Names { known, pids }
+        Names { known: Some(known), pids }
+    }
+
+    /// For files that name no task.
+    pub(super) fn nobody() -> Names<'a> {
+        Names { known: None, pids: HashMap::new() }
     }
 }
 
 impl Tasks for Names<'_> {
     fn find(&self, pid: u32) -> Option<Arc<Task>> {
         let pid = RawPid::try_from(pid).ok()?;
-        self.known.get(&pid).map(|known| Arc::clone(&known.task))
+        self.known?.get(&pid).map(|known| Arc::clone(&known.task))
     }
 
     fn pid(&self, task: &Arc<Task>) -> Option<u32> {

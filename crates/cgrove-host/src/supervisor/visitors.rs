@@ -72,8 +72,10 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn serve(&mut self, request: &Request) -> Result<Vec<u8>, Errno> {
-        // What is told is to be true now, and not when somebody last asked.
+        // What is told is to be true now, and not when somebody last asked; but what goes on is of
+        // the moment when it began.
         match self.backend {
+            _ if request.goes_on() => {}
             Backend::Gate => drop(self.ledger.reconcile(&mut self.scanner)),
             Backend::Reaper => self.sample(),
         }
@@ -81,6 +83,7 @@ impl Supervisor<'_> {
         match request {
             Request::List { path } => self.ledger.list(path),
             Request::Freeze { .. } => Err(Errno::EINVAL),
+            Request::Snapshot { offset } => self.ledger.snapshot(self.backend, *offset),
             Request::Get { path, file, offset } => self.ledger.get(path, file, *offset),
             Request::Set { path, file, value } => {
                 let killed = self.ledger.set(path, file, value)?;

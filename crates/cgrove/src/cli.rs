@@ -17,6 +17,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::run::Run;
 use crate::live::Live;
+use crate::top::Top;
 
 /// What was asked for.
 pub enum Command {
@@ -29,6 +30,8 @@ pub enum Command {
     },
     /// `cgrove tree`, `ls`, `get`, `set`, `freeze`, `thaw`
     Live(Live),
+    /// `cgrove top`
+    Top(Top),
     /// `cgrove man DIR`
     Manual {
         /// Where the pages go.
@@ -70,6 +73,14 @@ enum Sub {
         #[arg(long)]
         json: bool,
     },
+    /// Watch the live runs, their cgroups and processes
+    Top {
+        /// Only this run
+        name: Option<String>,
+        /// Print one picture as text, with all processes
+        #[arg(long)]
+        once: bool,
+    },
     #[command(flatten)]
     Live(live::LiveCommand),
     /// Explain a topic or all options of a command
@@ -100,6 +111,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         Sub::Run(args) => Command::Run(Box::new(args.resolve())),
         Sub::Doctor { json } => Command::Doctor { json },
         Sub::Live(command) => Command::Live(command.resolve()),
+        Sub::Top { name, once } => Command::Top(Top { name, once }),
         Sub::Help { topic } => return Err(topics::help(topic.as_deref())),
         Sub::Completions { shell } => {
             let mut script = Vec::new();

@@ -96,14 +96,15 @@ pub fn snapshot(name: &str) -> Result<Snapshot, HostError> {
     }
 }
 
-fn set(path: &str, file: &str, value: Vec<u8>) -> Result<(), HostError> {
+/// Writes a file.
+pub fn set(path: &str, file: &str, value: Vec<u8>) -> Result<(), HostError> {
     let (name, below) = parts(path);
     let request = Request::Set { path: below, file: file.to_owned(), value };
     door::ask(name, &request)?.map(drop).map_err(|errno| refused("write", path, file, errno))
 }
 
 /// Returns when the freeze is reached, or says who is not at a halt.
-fn set_frozen(path: &str, freeze: bool) -> Result<(), HostError> {
+pub fn set_frozen(path: &str, freeze: bool) -> Result<(), HostError> {
     let (name, below) = parts(path);
     let verb = if freeze { "freeze" } else { "thaw" };
     let answer = door::ask(name, &Request::Freeze { path: below, freeze })?

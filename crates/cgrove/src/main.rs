@@ -16,6 +16,7 @@ mod run;
 mod say;
 mod stream;
 mod sys;
+mod top;
 
 use std::ffi::OsString;
 
@@ -31,6 +32,7 @@ fn cgrove(args: Vec<OsString>) -> i32 {
         Ok(cli::Command::Run(run)) => run::run(&run, closed[1]),
         Ok(cli::Command::Doctor { json }) => doctor::doctor(json),
         Ok(cli::Command::Live(what)) => live::live(what),
+        Ok(cli::Command::Top(what)) => top::top(&what),
         Ok(cli::Command::Manual { dir, pages }) => manual::write(&dir, &pages),
         Err(cli::Stop::Text(text)) => say::out(&text),
         Err(cli::Stop::Misuse(line)) => {

@@ -15,6 +15,7 @@ mod limits;
 mod live;
 mod odd;
 mod outcome;
+mod seeing;
 mod signals;
 mod terminal;
 mod tools;
@@ -57,13 +58,14 @@ macro_rules! tests {
 }
 use tests;
 
-const MODULES: [(&str, &[Test]); 11] = [
+const MODULES: [(&str, &[Test]); 12] = [
     ("faults", faults::TESTS),
     ("freeze", freeze::TESTS),
     ("identity", identity::TESTS),
     ("inputs", inputs::TESTS),
     ("limits", limits::TESTS),
     ("live", live::TESTS),
+    ("seeing", seeing::TESTS),
     ("odd", odd::TESTS),
     ("outcome", outcome::TESTS),
     ("signals", signals::TESTS),

@@ -1,0 +1,186 @@
+//! The library from a program's side: real runs of the real command.
+
+use std::future::Future;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Duration;
+
+use cgrove::report::Reason;
+use cgrove::{Error, Running, Supervisor};
+use cgrove_testkit::watch;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn supervisor() -> Supervisor {
+    Supervisor::builder().binary(env!("CARGO_BIN_EXE_cgrove")).build().unwrap()
+}
+
+fn example(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_BIN_EXE_cgrove")).parent().unwrap();
+    let program = folder.join("examples").join(name);
+    assert!(program.exists(), "`cargo build --examples` makes {}", program.display());
+    program
+}
+
+/// A run with a daemon in it, and the daemon's pid.
+fn with_daemon() -> (Running, i32) {
+    let script = "setsid sleep 1000 & echo $!; wait";
+    let command = supervisor().command("sh").args(["-c", script]).quiet();
+    let mut run = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(run.stdout().unwrap()).read_line(&mut line).unwrap();
+    (run, line.trim().parse().unwrap())
+}
+
+fn vanishes(pid: i32) {
+    let path = format!("/proc/{pid}");
+    watch::until("the daemon to die", PATIENCE, || (!Path::new(&path).exists()).then_some(()));
+}
+
+#[test]
+fn output_and_report_come_together() {
+    let script = "echo out; echo err >&2; sleep 1000 & exit 3";
+    let output = supervisor().command("sh").args(["-c", script]).pids_max(9).output().unwrap();
+    assert_eq!(
+        (output.stdout.as_slice(), output.stderr.as_slice()),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
+    let report = output.report;
+    assert_eq!(
+        (report.exit.code, report.reason, report.limits.pids_max),
+        (Some(3), Reason::Exited, Some(9))
+    );
+    assert_eq!(report.left_behind.killed, 1);
+}
+
+#[test]
+fn settings_reach_the_command() {
+    let command = supervisor().command("sh").args(["-c", "pwd; echo $A$B; cat"]);
+    let mut run = command
+        .current_dir("/")
+        .env("A", "1")
+        .env("B", "2")
+        .env_remove("B")
+        .name("of-the-library")
+        .quiet()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert_eq!(run.name(), "of-the-library");
+    std::io::Write::write_all(&mut run.stdin().unwrap(), b"typed").unwrap();
+    let output = run.output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "/\n1\ntyped");
+    assert_eq!(output.report.name, "of-the-library");
+}
+
+#[test]
+fn whoever_drops_a_run_ends_it() {
+    let (run, daemon) = with_daemon();
+    drop(run);
+    vanishes(daemon);
+}
+
+#[test]
+fn a_kill_leaves_a_full_report() {
+    let (mut run, daemon) = with_daemon();
+    assert!(run.wait_timeout(Duration::from_millis(1)).is_none() && !run.is_over());
+    run.kill().unwrap();
+    let report = run.wait_timeout(PATIENCE).expect("it ends").unwrap();
+    assert_eq!((report.reason, report.exit.signal), (Reason::Signaled, Some(9)));
+    vanishes(daemon);
+    assert!(matches!(run.signal(15), Err(Error::Io { .. })));
+}
+
+#[test]
+fn a_signal_reaches_the_command() {
+    let script = "trap 'exit 7' USR1; echo ready; while :; do sleep 0.01; done";
+    let command = supervisor().command("sh").args(["-c", script]).quiet();
+    let mut run = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(run.stdout().unwrap());
+    out.read_line(&mut String::new()).unwrap();
+    run.signal(libc::SIGUSR1).unwrap();
+    assert_eq!(run.wait().unwrap().exit.code, Some(7));
+}
+
+#[test]
+fn refusals_are_told_in_cgroves_own_words() {
+    let refused = supervisor().command("true").option("--pids-max", "many").output();
+    assert!(
+        matches!(&refused, Err(Error::Refused(line)) if line.contains("--pids-max")),
+        "{refused:?}"
+    );
+    let nowhere = Supervisor::builder().binary("/no/cgrove").build();
+    assert!(matches!(nowhere, Err(Error::NotFound(places)) if places == [Path::new("/no/cgrove")]));
+    let gone = supervisor().open("never-was").get("pids.current");
+    assert!(matches!(&gone, Err(Error::Refused(line)) if line.contains("no such run")), "{gone:?}");
+    // That a command cannot be started is the command's failure, not ours.
+    let missing = supervisor().command("/no/such/command").output().unwrap();
+    assert_eq!((missing.report.reason, missing.report.exit.status), (Reason::ExecFailed, 127));
+}
+
+/// As a host's executor would be, in a few lines.
+struct Parked(Thread);
+
+impl Wake for Parked {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Parked(std::thread::current())));
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+#[test]
+fn any_executor_can_wait() {
+    let run = supervisor().command("sh").args(["-c", "exit 4"]).quiet().spawn();
+    assert_eq!(block_on(run.unwrap().wait_async()).unwrap().exit.code, Some(4));
+}
+
+#[test]
+fn a_future_that_is_dropped_ends_its_run() {
+    let (run, daemon) = with_daemon();
+    let mut future = Box::pin(run.wait_async());
+    let polled = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(polled.is_pending());
+    drop(future);
+    vanishes(daemon);
+}
+
+/// A host that ignores SIGCHLD: the kernel collects its children, and `waitpid` knows none.
+#[test]
+fn a_host_need_not_collect_children() {
+    let script = "trap '' CHLD; exec \"$0\" sh -c 'echo fine; exit 5'";
+    let mut host = std::process::Command::new("sh");
+    let host = host.args(["-c", script]).arg(example("agent_tool"));
+    let output = host.env("CGROVE_BIN", env!("CARGO_BIN_EXE_cgrove")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("exited with status 5") && text.contains("fine"), "{output:?}");
+}
+
+#[test]
+fn the_ci_step_streams_and_fails_on_leaks() {
+    let mut step = std::process::Command::new(example("ci_step"));
+    step.args(["sh", "-c", "echo one; sleep 1000 >/dev/null & echo two"]);
+    step.env("CGROVE_BIN", env!("CARGO_BIN_EXE_cgrove"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = step.spawn().unwrap();
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{text}");
+    assert!(text.contains("one") && text.contains("left 1 process"), "{text}");
+}

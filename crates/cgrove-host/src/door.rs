@@ -316,7 +316,7 @@ pub fn runs() -> Result<Vec<String>, HostError> {
             ));
         }
     };
-    let folder = folder(false).map_err(no_folder)?;
+    let folder = folder(false).map_err(|errno| no_folder(&path, errno))?;
     let files = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let named = files.filter(|file| !file.contains(FRESH));
     let mut live: Vec<String> = named.filter(|name| lives(&folder, name)).collect();
@@ -368,9 +368,9 @@ pub fn ask(name: &str, request: &Request) -> Result<Result<Vec<u8>, Errno>, Host
     }
 }
 
-fn no_folder(errno: Errno) -> HostError {
+fn no_folder(path: &Path, errno: Errno) -> HostError {
     HostError::new(
-        format_args!("cannot use {}", folder_path().display()),
+        format_args!("cannot use {}", path.display()),
         format_args!("{} ({errno:?})", errno.desc()),
         "it must be a folder of this user with mode 0700",
     )
@@ -390,15 +390,27 @@ fn folder_path() -> PathBuf {
     }
 }
 
-/// Opens the folder, which must be this user's alone: in `/tmp` anybody could have made it.
+/// A folder beside that of the doors, made as that one is, for other sockets named after runs.
+pub fn side_folder(kind: &str) -> Result<(PathBuf, OwnedFd), HostError> {
+    let mut path = folder_path().into_os_string();
+    path.push(format!("-{kind}"));
+    let path = PathBuf::from(path);
+    let folder = folder_at(&path, true).map_err(|errno| no_folder(&path, errno))?;
+    Ok((path, folder))
+}
+
 fn folder(make: bool) -> Result<OwnedFd, Errno> {
-    let path = folder_path();
+    folder_at(&folder_path(), make)
+}
+
+/// Opens a folder, which must be this user's alone: in `/tmp` anybody could have made it.
+fn folder_at(path: &Path, make: bool) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
-    let folder = match open(&path, flags, Mode::empty()) {
+    let folder = match open(path, flags, Mode::empty()) {
         Err(Errno::ENOENT) if make => {
             // Somebody else may have made it meanwhile; opening it decides.
-            let _ = DirBuilder::new().mode(0o700).create(&path);
-            open(&path, flags, Mode::empty())?
+            let _ = DirBuilder::new().mode(0o700).create(path);
+            open(path, flags, Mode::empty())?
         }
         other => other?,
     };

@@ -16,7 +16,7 @@ use crate::sys;
 /// Closes everything but `kept`; a standard stream that is not kept becomes `/dev/null`, so that
 /// no file opened later takes its place. Nothing else may be in use: a Rust value that owns
 /// another descriptor must never be touched or dropped again.
-pub(crate) fn let_go(kept: &[BorrowedFd<'_>]) {
+pub fn let_go(kept: &[BorrowedFd<'_>]) {
     if mutant::is(Mutant::PipesHeld) {
         return;
     }

@@ -28,11 +28,12 @@ pub mod filter;
 pub mod freezer;
 pub mod front;
 pub mod gate;
-mod inherited;
+pub mod inherited;
 pub mod kill;
 pub mod launch;
 pub mod ledger;
-mod mutant;
+#[doc(hidden)]
+pub mod mutant;
 pub mod options;
 pub mod probe;
 pub mod procfs;
@@ -44,7 +45,7 @@ pub mod snapshot;
 pub mod stdio;
 pub mod supervisor;
 pub mod sys;
-mod title;
+pub mod title;
 pub mod wire;
 
 pub use conclude::{FAILED, TIMED_OUT};

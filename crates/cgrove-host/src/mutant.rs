@@ -5,7 +5,7 @@
 
 /// One deliberate defect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mutant {
+pub enum Mutant {
     /// The gate lets forks through without charging them.
     UnchargedFork,
     /// At the limit the ledger refuses without looking who is gone.
@@ -60,11 +60,17 @@ pub(crate) enum Mutant {
     FrozenForks,
     /// The command is not told that the tree has run long enough.
     NoWarning,
+    /// The watcher does not end with its front.
+    WatcherStays,
+    /// Progress is shown from the background.
+    ProgressFromBehind,
+    /// A client of the metrics waits for those who came before, however slow.
+    ClientsInTurn,
 }
 
 /// Whether this build runs with that defect.
 #[inline]
-pub(crate) fn is(which: Mutant) -> bool {
+pub fn is(which: Mutant) -> bool {
     if cfg!(cgrove_mutants) {
         return std::env::var("CGROVE_MUTANT").is_ok_and(|name| name == format!("{which:?}"));
     }

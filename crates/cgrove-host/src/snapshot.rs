@@ -60,3 +60,49 @@ pub struct Group {
     /// Its own processes, not those of cgroups below; as the supervisor's pid namespace has them.
     pub pids: Vec<i32>,
 }
+
+impl Group {
+    /// What a file with one number says; `max` is none.
+    pub fn number(&self, file: &str) -> Option<u64> {
+        self.files.get(file)?.trim().parse().ok()
+    }
+
+    /// The number behind a key in a file of such pairs.
+    pub fn field(&self, file: &str, key: &str) -> Option<u64> {
+        let pairs = self.files.get(file)?.lines().filter_map(|line| line.split_once(' '));
+        pairs.filter(|(is, _)| *is == key).find_map(|(_, value)| value.trim().parse().ok())
+    }
+
+    /// How many CPUs `cpu.max` is worth; `max` is none.
+    pub fn cpus(&self) -> Option<f64> {
+        let (quota, period) = self.files.get("cpu.max")?.trim().split_once(' ')?;
+        let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
+        (period > 0.0).then_some(quota / period)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_come_from_files() {
+        let files = [
+            ("pids.current", "5"),
+            ("pids.max", "max"),
+            ("memory.events", "oom 3\noom_kill 4"),
+            ("cpu.max", "150000 100000"),
+        ];
+        let files = files.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+        let mut group = Group { path: String::new(), files, pids: Vec::new() };
+        assert_eq!((group.number("pids.current"), group.number("pids.max")), (Some(5), None));
+        assert_eq!(group.field("memory.events", "oom"), Some(3));
+        assert_eq!(group.field("memory.events", "oom_kill"), Some(4));
+        assert_eq!(group.field("cpu.stat", "usage_usec"), None);
+        assert_eq!(group.cpus(), Some(1.5));
+        for text in ["max 100000", "", "1 0"] {
+            group.files.insert("cpu.max".to_owned(), text.to_owned());
+            assert_eq!(group.cpus(), None, "{text}");
+        }
+    }
+}

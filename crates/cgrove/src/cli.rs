@@ -28,7 +28,7 @@ pub enum Command {
         /// As JSON.
         json: bool,
     },
-    /// `cgrove tree`, `ls`, `get`, `set`, `freeze`, `thaw`
+    /// `cgrove tree`, `ls`, `get`, `set`, `metrics`, `freeze`, `thaw`
     Live(Live),
     /// `cgrove top`
     Top(Top),
@@ -55,8 +55,9 @@ pub enum Stop {
     name = "cgrove",
     version,
     disable_help_subcommand = true,
+    help_template = "{about}\n\nUsage: {usage}\n\n{subcommands}{after-help}",
     after_help = "More: `cgrove COMMAND --help`; `cgrove help TOPIC`: limits, backends, report,\n\
-        files, environment, exit-status."
+        watching, files, environment, exit-status; `cgrove --version`."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -10,7 +10,7 @@ use cgrove_host::report::Class;
 use cgrove_host::snapshot::Snapshot;
 use nix::errno::Errno;
 
-use crate::say;
+use crate::{say, watch};
 
 /// One of these commands.
 pub enum Live {
@@ -20,6 +20,8 @@ pub enum Live {
     Ls(String),
     /// Reads a file.
     Get(String, String),
+    /// The figures of all runs or one, for a collector.
+    Metrics(Option<String>),
     /// Freezes (`true`) or thaws a cgroup.
     Freeze(String, bool),
     /// Writes a file.
@@ -38,6 +40,9 @@ pub fn live(what: Live) -> i32 {
             names.iter().flat_map(|name| [name.as_str(), "\n"]).collect::<String>().into_bytes()
         }),
         Live::Get(path, file) => get(&path, &file),
+        Live::Metrics(None) => door::runs()
+            .map(|names| metrics(names.iter().filter_map(|name| snapshot(name).ok()).collect())),
+        Live::Metrics(Some(name)) => snapshot(&name).map(|run| metrics(vec![run])),
         Live::Freeze(path, freeze) => set_frozen(&path, freeze).map(|()| Vec::new()),
         Live::Set(path, file, value) => set(&path, &file, value).map(|()| Vec::new()),
     };
@@ -45,6 +50,10 @@ pub fn live(what: Live) -> i32 {
         Ok(text) => say::bytes(&text),
         Err(error) => say::failed(&error),
     }
+}
+
+fn metrics(runs: Vec<Snapshot>) -> Vec<u8> {
+    watch::openmetrics(&runs.iter().collect::<Vec<_>>()).into_bytes()
 }
 
 /// A run's name and the path below its cgroup.

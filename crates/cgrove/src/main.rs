@@ -17,6 +17,7 @@ mod say;
 mod stream;
 mod sys;
 mod top;
+mod watch;
 
 use std::ffi::OsString;
 

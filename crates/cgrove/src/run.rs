@@ -8,6 +8,7 @@ use cgrove_host::report::{Backend, Reason, Report};
 
 use crate::cli::Run;
 use crate::json::Sink;
+use crate::watch::Watcher;
 use crate::{say, stream};
 
 /// Runs the command; returns what to exit with.
@@ -16,9 +17,18 @@ pub fn run(run: &Run, stdout_closed: bool) -> i32 {
         Ok(sink) => sink,
         Err(error) => return say::failed(&error),
     };
+    let watcher = match Watcher::start(run) {
+        Ok(watcher) => watcher,
+        Err(error) => return say::failed(&error),
+    };
     let mut in_use = vec![stream::stderr()];
     in_use.extend(sink.as_ref().map(AsFd::as_fd));
-    let report = match front::run(&run.options, &in_use) {
+    in_use.extend(watcher.as_ref().map(AsFd::as_fd));
+    let outcome = front::run(&run.options, &in_use);
+    if let Some(watcher) = watcher {
+        watcher.end();
+    }
+    let report = match outcome {
         Ok(report) => report,
         Err(error) => return say::failed(&error),
     };

@@ -1,7 +1,8 @@
-//! The C entry point.
+//! The C entry point, and the one system call that no library wraps.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, OsString, c_char, c_int};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 
 /// Called by the C library's start code, before any thread but this one exists.
@@ -21,4 +22,13 @@ pub unsafe extern "C" fn main(argc: c_int, argv: *const *const c_char) -> c_int 
         })
         .collect();
     crate::cgrove(args)
+}
+
+/// Rows and columns of a terminal, if it knows.
+pub fn window_size(terminal: BorrowedFd<'_>) -> Option<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one `winsize` to where the third argument points; `size` is live
+    // and writable.
+    let got = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (got == 0).then_some((size.ws_row, size.ws_col))
 }

@@ -36,6 +36,11 @@ pub(super) enum LiveCommand {
         #[arg(allow_hyphen_values = true)]
         value: OsString,
     },
+    /// Print the figures of live runs as OpenMetrics
+    Metrics {
+        /// Only this run
+        name: Option<String>,
+    },
     /// Bring all tasks of a live run to a halt
     Freeze {
         /// As for ls
@@ -55,6 +60,7 @@ impl LiveCommand {
             LiveCommand::Ls { path } => Live::Ls(path),
             LiveCommand::Get { path, file } => Live::Get(path, file),
             LiveCommand::Set { path, file, value } => Live::Set(path, file, value.into_vec()),
+            LiveCommand::Metrics { name } => Live::Metrics(name),
             LiveCommand::Freeze { path } => Live::Freeze(path, true),
             LiveCommand::Thaw { path } => Live::Freeze(path, false),
         }

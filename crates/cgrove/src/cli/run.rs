@@ -13,6 +13,7 @@ use cgrove_host::report::Backend;
 use clap::{Args, ValueEnum};
 
 use super::values::{self, PidsMax};
+use crate::watch::{self, Address};
 
 /// `cgrove run`, resolved.
 pub struct Run {
@@ -24,6 +25,10 @@ pub struct Run {
     pub quiet: bool,
     /// Say more.
     pub verbose: bool,
+    /// Keep a line of progress on the terminal.
+    pub progress: bool,
+    /// Where metrics are offered.
+    pub metrics: Option<Address>,
 }
 
 /// What `cgrove run --help` prints: at most 24 lines of at most 80 columns.
@@ -38,6 +43,8 @@ Limits   --pids-max N          at most N tasks (processes and threads) at a time
          --set FILE=VALUE      write a file of its cgroup first: pids.max=64
 Outcome  --json FILE           write the report as JSON; - is standard output
          --quiet, --verbose    say nothing at the end; say more
+         --progress            meanwhile, a line at the foot of the terminal
+         --metrics[=ADDR]      meanwhile, OpenMetrics: PORT, PATH or unix [unix]
 Holding  --name NAME           the cgroup's name [run-PID], see `cgrove tree`
          --keep-descendants    last until the last descendant ends, kill none
          --backend WHICH       auto, gate or reaper; see `cgrove doctor`
@@ -81,6 +88,16 @@ pub(super) struct RunArgs {
     #[arg(long, help_heading = "Outcome")]
     verbose: bool,
 
+    /// While a run lasts longer than two seconds, say at the foot of the terminal how far it has come
+    #[arg(long, help_heading = "Outcome")]
+    progress: bool,
+
+    /// While the run lasts, offer its figures as OpenMetrics over HTTP: at a socket (PATH, or `unix`
+    /// for one named after the run) or a port of this machine (PORT, 127.0.0.1:PORT; 0 is any)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "unix",
+        value_name = "ADDR", value_parser = watch::parse_address, help_heading = "Outcome")]
+    metrics: Option<Address>,
+
     /// The cgroup's name [default: run-PID]
     #[arg(long, value_parser = values::name, help_heading = "Holding the tree")]
     name: Option<String>,
@@ -122,7 +139,8 @@ impl RunArgs {
         Run {
             options: RunOptions {
                 command: self.command,
-                named: self.name.is_some(),
+                // Who watches asks for it by its name.
+                named: self.name.is_some() || self.progress || self.metrics.is_some(),
                 name: self.name.unwrap_or_else(|| format!("run-{}", std::process::id())),
                 pids_max: self.pids_max.and_then(|PidsMax(max)| max),
                 set: self.set,
@@ -139,6 +157,8 @@ impl RunArgs {
             json: self.json,
             quiet: self.quiet,
             verbose: self.verbose,
+            progress: self.progress,
+            metrics: self.metrics,
         }
     }
 }

@@ -12,7 +12,7 @@ pub(super) struct Topic {
     pub(super) text: &'static str,
 }
 
-pub(super) const TOPICS: [Topic; 6] = [
+pub(super) const TOPICS: [Topic; 7] = [
     Topic {
         name: "limits",
         about: "what can be limited, and how well the limits hold",
@@ -64,6 +64,27 @@ Its fields are described in docs/REPORT.md.
 
 `reason` is one of exited, signaled, timeout, pids-max, exec-failed and
 supervisor-killed.
+",
+    },
+    Topic {
+        name: "watching",
+        about: "seeing a run while it lasts",
+        text: "\
+--progress keeps a line at the foot of the terminal, once the run has lasted two
+seconds: time, tasks, memory, CPU and refusals, beside their limits. It has a
+row of its own, so output and prompts stay whole. Nothing is shown without a
+terminal (or with TERM=dumb), from the background, or while an editor or the
+like has the screen. After a kill -9 of all of cgrove, `reset` mends the screen.
+
+--metrics offers the same figures, per cgroup, as OpenMetrics over HTTP:
+  --metrics            a socket named after the run; its path is printed
+  --metrics=PATH       a socket at this path
+  --metrics=PORT       http://127.0.0.1:PORT/metrics; 0 takes any port
+A socket can be used by its owner alone, a port by all users of this machine.
+`curl --unix-socket PATH http://run/metrics` reads it.
+
+cgrove metrics [NAME]  prints them for runs that began without --metrics
+cgrove top [NAME]      shows all runs, their cgroups and processes, live
 ",
     },
     Topic {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use cgrove_host::door;
 use cgrove_host::error::HostError;
 use cgrove_host::procfs::Proc;
-use cgrove_host::snapshot::{Group, Snapshot};
+use cgrove_host::snapshot::Snapshot;
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::live;
@@ -110,15 +110,15 @@ impl Watcher {
                 let slash = if group.path.is_empty() { "" } else { "/" };
                 GroupSample {
                     path: format!("{}{slash}{}", snapshot.name, group.path),
-                    tasks: number(group, "pids.current"),
-                    tasks_max: number(group, "pids.max"),
-                    memory: number(group, "memory.current"),
-                    memory_max: number(group, "memory.max"),
-                    cpu_us: field(group, "cpu.stat", "usage_usec"),
-                    cpus_max: cpus(group.files.get("cpu.max").map_or("", String::as_str)),
-                    frozen: field(group, "cgroup.events", "frozen") == Some(1),
-                    refused: field(group, "pids.events", "max").unwrap_or(0),
-                    oom_kills: field(group, "memory.events", "oom_kill").unwrap_or(0),
+                    tasks: group.number("pids.current"),
+                    tasks_max: group.number("pids.max"),
+                    memory: group.number("memory.current"),
+                    memory_max: group.number("memory.max"),
+                    cpu_us: group.field("cpu.stat", "usage_usec"),
+                    cpus_max: group.cpus(),
+                    frozen: group.field("cgroup.events", "frozen") == Some(1),
+                    refused: group.field("pids.events", "max").unwrap_or(0),
+                    oom_kills: group.field("memory.events", "oom_kill").unwrap_or(0),
                     processes: group.pids.iter().filter_map(|&pid| self.process(pid)).collect(),
                 }
             })
@@ -140,39 +140,5 @@ impl Watcher {
             cpu_us: (stat.own.0 + stat.own.1) * self.us_per_tick,
             rss: resident.unwrap_or(0) * self.page,
         })
-    }
-}
-
-/// A file that holds a number; `max` is none.
-fn number(group: &Group, file: &str) -> Option<u64> {
-    group.files.get(file)?.parse().ok()
-}
-
-/// A number of a flat keyed file.
-fn field(group: &Group, file: &str, key: &str) -> Option<u64> {
-    group.files.get(file)?.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
-}
-
-/// `QUOTA PERIOD` as CPUs' worth.
-fn cpus(text: &str) -> Option<f64> {
-    let (quota, period) = text.split_once(' ')?;
-    let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
-    (period > 0.0).then_some(quota / period)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn figures_come_from_files() {
-        let files = [("pids.current", "5"), ("pids.max", "max"), ("pids.events", "max 7")];
-        let files = files.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
-        let group = Group { path: String::new(), files, pids: Vec::new() };
-        assert_eq!((number(&group, "pids.current"), number(&group, "pids.max")), (Some(5), None));
-        assert_eq!(field(&group, "pids.events", "max"), Some(7));
-        assert_eq!(field(&group, "cpu.stat", "usage_usec"), None);
-        assert_eq!(cpus("150000 100000"), Some(1.5));
-        assert_eq!((cpus("max 100000"), cpus("")), (None, None));
     }
 }

@@ -243,6 +243,11 @@ impl Running {
         fs::read_to_string(&self.out).unwrap_or_default()
     }
 
+    /// What was said on standard error so far.
+    pub fn err(&self) -> String {
+        fs::read_to_string(&self.err).unwrap_or_default()
+    }
+
     /// Waits for a line of the command's output.
     pub fn said(&self, line: &str) {
         let what = format!("{line:?} on standard output");

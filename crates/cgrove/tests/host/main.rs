@@ -19,6 +19,7 @@ mod seeing;
 mod signals;
 mod terminal;
 mod tools;
+mod watching;
 
 use std::process::{Command, ExitCode, Stdio};
 
@@ -58,19 +59,20 @@ macro_rules! tests {
 }
 use tests;
 
-const MODULES: [(&str, &[Test]); 12] = [
+const MODULES: [(&str, &[Test]); 13] = [
     ("faults", faults::TESTS),
     ("freeze", freeze::TESTS),
     ("identity", identity::TESTS),
     ("inputs", inputs::TESTS),
     ("limits", limits::TESTS),
     ("live", live::TESTS),
-    ("seeing", seeing::TESTS),
     ("odd", odd::TESTS),
     ("outcome", outcome::TESTS),
+    ("seeing", seeing::TESTS),
     ("signals", signals::TESTS),
     ("terminal", terminal::TESTS),
     ("tools", tools::TESTS),
+    ("watching", watching::TESTS),
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,265 @@
+//! Watching a run while it lasts: `--progress` and `--metrics`.
+//!
+//! Neither may ever cost the run anything, and both have to do with others that are slow: a
+//! terminal that was stopped with Ctrl-S, clients that do not read, a supervisor that was stopped.
+//! So they are a process of their own, forked off the front before the run begins, which the front
+//! treats like any child that it had before it was cgrove. All it needs it asks for at the run's
+//! door, and the door rests when it is asked too much. Whatever becomes of it, the run goes on.
+//!
+//! It ends with the front: a socket between them closes. Should the front be killed, it is still
+//! there to put the terminal in order.
+
+mod address;
+mod asker;
+mod figures;
+mod line;
+mod openmetrics;
+mod server;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use cgrove_host::error::HostError;
+use cgrove_host::mutant::{self, Mutant};
+use cgrove_host::sys::{self, ForkSide, RawPid};
+use cgrove_host::{inherited, title, wire};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{Shutdown, shutdown};
+
+pub use self::address::{Address, parse as parse_address};
+use self::asker::Asker;
+use self::figures::Meter;
+use self::line::Line;
+pub use self::openmetrics::text as openmetrics;
+use self::server::Server;
+use crate::cli::Run;
+use crate::say;
+
+/// Shorter runs show no progress.
+const SHORT: Duration = Duration::from_secs(2);
+/// Between two updates.
+const UPDATE: Duration = Duration::from_secs(1);
+/// How long the front waits for the watcher to put the terminal in order.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The front's handle on its watcher.
+pub struct Watcher {
+    socket: OwnedFd,
+    pid: RawPid,
+}
+
+impl Watcher {
+    /// Starts what the options ask for; `None` if that is nothing, or nobody would see it. To be
+    /// called while the process has one thread.
+    pub fn start(run: &Run) -> Result<Option<Watcher>, HostError> {
+        let server = run.metrics.as_ref().map(|at| Server::open(at, &run.options.name));
+        let server = server.transpose()?;
+        let line = if run.progress { Line::find() } else { None };
+        if server.is_none() && line.is_none() {
+            return Ok(None);
+        }
+        if let Some(server) = server.as_ref().filter(|_| !run.quiet) {
+            say::line(&format_args!("metrics at {}", server.shown()));
+        }
+        let forked = wire::pair().and_then(|pair| {
+            // From its first moment on no signal ends it.
+            let mask = sys::block_all_signals()?;
+            let forked = sys::fork();
+            if forked != Ok(ForkSide::Child) {
+                let _ = mask.thread_swap_mask(SigmaskHow::SIG_SETMASK);
+            }
+            Ok((pair, forked?))
+        });
+        match forked {
+            Ok(((ours, theirs), ForkSide::Child)) => {
+                drop(ours);
+                watch(run, theirs, server, line)
+            }
+            Ok(((ours, _), ForkSide::Parent(pid))) => Ok(Some(Watcher { socket: ours, pid })),
+            Err(errno) => {
+                server.iter().for_each(Server::close);
+                Err(HostError::call("cannot set up --progress and --metrics", errno))
+            }
+        }
+    }
+
+    /// Ends it, and has the terminal back as it was.
+    pub fn end(self) {
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
+        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            match poll(&mut fds, left) {
+                Err(Errno::EINTR) => {}
+                // It holds its end of the socket as long as it lives, and so its pid is its own.
+                Ok(0) => {
+                    let _ = sys::kill(self.pid, libc::SIGKILL);
+                    break;
+                }
+                _ => break,
+            }
+        }
+        let _ = sys::wait_for_end(self.pid);
+    }
+}
+
+impl AsFd for Watcher {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The watcher's whole life.
+fn watch(run: &Run, front: OwnedFd, server: Option<Server>, line: Option<Line>) -> ! {
+    let started = Instant::now();
+    sys::set_name(c"cg-watch");
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    if let Ok(signals) = SignalFd::with_flags(&SigSet::all(), flags) {
+        let mut kept = vec![front.as_fd(), signals.as_fd()];
+        kept.extend(server.iter().flat_map(Server::fds));
+        kept.extend(line.as_ref().map(AsFd::as_fd));
+        // The command's pipes end without us.
+        inherited::let_go(&kept);
+        let _ = title::set(&format!("cg-watch {}", run.options.name));
+        if let Ok(asker) = Asker::new(&run.options.name) {
+            let progress = line.map(|line| Progress {
+                line,
+                meter: Meter::default(),
+                due: started + SHORT,
+                asked: false,
+            });
+            Watch { run, started, front, signals, asker, server, progress }.serve();
+        }
+    }
+    sys::exit_now(0)
+}
+
+struct Progress {
+    line: Line,
+    meter: Meter,
+    /// The next update.
+    due: Instant,
+    /// It waits for an answer.
+    asked: bool,
+}
+
+struct Watch<'a> {
+    run: &'a Run,
+    started: Instant,
+    front: OwnedFd,
+    signals: SignalFd,
+    asker: Asker,
+    server: Option<Server>,
+    progress: Option<Progress>,
+}
+
+impl Watch<'_> {
+    fn serve(mut self) {
+        loop {
+            let now = Instant::now();
+            self.update(now);
+            let due = self.progress.iter().map(|progress| progress.due);
+            let due = due.chain(self.server.as_ref().and_then(Server::due)).min();
+            let left = due.map_or(PollTimeout::NONE, |due| {
+                let ms = due.saturating_duration_since(now).as_nanos().div_ceil(1_000_000);
+                PollTimeout::try_from(ms.min(60_000)).unwrap_or(PollTimeout::MAX)
+            });
+            let mut fds = vec![
+                PollFd::new(self.front.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.asker.as_fd(), PollFlags::POLLIN),
+            ];
+            let own = fds.len();
+            fds.extend(self.server.iter().flat_map(Server::waits_for));
+            match poll(&mut fds, left) {
+                Err(Errno::EINTR) => continue,
+                Err(_) => break,
+                Ok(_) => {}
+            }
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+            drop(fds);
+            if ready[0] && !mutant::is(Mutant::WatcherStays) {
+                break;
+            }
+            if ready[1] {
+                self.on_signals();
+            }
+            // Before anybody who was ready leaves.
+            if let Some(server) = &mut self.server
+                && server.serve(&ready[own..])
+            {
+                match self.asker.fresh() {
+                    Some(answer) => server.answer(answer),
+                    None => self.asker.ask(),
+                }
+            }
+            if ready[2] {
+                self.on_answer();
+            }
+        }
+        if let Some(progress) = &mut self.progress {
+            progress.line.put_away();
+        }
+        if let Some(server) = &self.server {
+            server.close();
+        }
+    }
+
+    /// Shows how far the run has come, once a second.
+    fn update(&mut self, now: Instant) {
+        let Some(progress) = self.progress.as_mut().filter(|progress| progress.due <= now) else {
+            return;
+        };
+        progress.due = now + UPDATE;
+        if !progress.line.may_show() {
+            return;
+        }
+        // Drawn when the answer is there; at the latest with the next update.
+        if !progress.asked && self.asker.may_ask(now) {
+            progress.asked = true;
+            self.asker.ask();
+        } else {
+            self.draw();
+        }
+    }
+
+    fn draw(&mut self) {
+        let elapsed = self.started.elapsed();
+        if let Some(progress) = &mut self.progress {
+            progress.line.show(&progress.meter.items(elapsed, self.run.options.timeout));
+        }
+    }
+
+    fn on_answer(&mut self) {
+        let Some(answer) = self.asker.take() else { return };
+        if let Some(server) = &mut self.server {
+            server.answer(answer);
+        }
+        if let Some(progress) = &mut self.progress {
+            progress.meter.read(answer.snapshot.as_ref().ok());
+            if std::mem::take(&mut progress.asked) {
+                self.draw();
+            }
+        }
+    }
+
+    fn on_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            let Some(progress) = &mut self.progress else { continue };
+            match i32::try_from(info.ssi_signo).unwrap_or(0) {
+                // Whoever stops gives the terminal to a shell, which is to find it in order.
+                libc::SIGTSTP => {
+                    progress.line.put_away();
+                    progress.due = Instant::now() + UPDATE;
+                }
+                libc::SIGWINCH if progress.line.is_shown() => progress.due = Instant::now(),
+                _ => {}
+            }
+        }
+    }
+}

@@ -205,15 +205,12 @@ impl Server {
         self.pause = self.pause.filter(|until| *until > now);
         let mut ready = ready.iter();
         let knocks = ready.next() == Some(&true);
-        let one_by_one = mutant::is(Mutant::ClientsInTurn);
-        let mut first = true;
         self.clients.retain_mut(|client| {
             let ready = ready.next() == Some(&true);
-            let turn = !one_by_one || std::mem::take(&mut first);
-            let stays = !ready || !turn || client.step(now);
-            stays && (client.until > now || one_by_one)
+            (!ready || client.step(now)) && client.until > now
         });
-        if knocks {
+        let in_turn = mutant::is(Mutant::ClientsInTurn);
+        if knocks && (self.clients.is_empty() || !in_turn) {
             self.take_in(now);
         }
         self.clients.iter().any(|client| matches!(client.stage, Stage::Waiting { .. }))
@@ -221,7 +218,8 @@ impl Server {
 
     fn take_in(&mut self, now: Instant) {
         // Bounded, so that those who are in get their turn.
-        for _ in 0..MAX_CLIENTS {
+        let at_once = if mutant::is(Mutant::ClientsInTurn) { 1 } else { MAX_CLIENTS };
+        for _ in 0..at_once {
             match self.listener.accept() {
                 Ok(connection) => {
                     if self.clients.len() >= MAX_CLIENTS {

@@ -79,6 +79,15 @@ impl Terminal {
         }
     }
 
+    /// Takes in what is left to be shown, once every program has ended.
+    pub fn drain(&mut self) {
+        let mut bytes = [0; 4096];
+        // The end is an error (EIO) on a terminal.
+        while let Ok(got @ 1..) = self.master.read(&mut bytes) {
+            self.screen.push_str(&String::from_utf8_lossy(&bytes[..got]));
+        }
+    }
+
     /// The device that programs on the terminal see.
     #[must_use]
     pub fn device(&self) -> &str {

@@ -119,11 +119,12 @@ fn watch(run: &Run, front: OwnedFd, server: Option<Server>, line: Option<Line>) 
     let started = Instant::now();
     sys::set_name(c"cg-watch");
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    if let Ok(signals) = SignalFd::with_flags(&SigSet::all(), flags) {
+    let signals = SignalFd::with_flags(&SigSet::all(), flags);
+    // The command's pipes end without us.
+    if let Ok(signals) = signals {
         let mut kept = vec![front.as_fd(), signals.as_fd()];
         kept.extend(server.iter().flat_map(Server::fds));
         kept.extend(line.as_ref().map(AsFd::as_fd));
-        // The command's pipes end without us.
         inherited::let_go(&kept);
         let _ = title::set(&format!("cg-watch {}", run.options.name));
         if let Ok(asker) = Asker::new(&run.options.name) {
@@ -217,6 +218,7 @@ impl Watch<'_> {
         };
         progress.due = now + UPDATE;
         if !progress.line.may_show() {
+            progress.line.make_way();
             return;
         }
         // Drawn when the answer is there; at the latest with the next update.

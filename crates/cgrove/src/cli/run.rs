@@ -52,7 +52,7 @@ Holding  --name NAME           the cgroup's name [run-PID], see `cgrove tree`
 
 The exit status is the command's; 128+N: signal N killed it; 124: timed out;
 125: cgrove failed; 126: not executable; 127: not found.
-More: `cgrove help` TOPIC: run, limits, backends, report, files, environment.
+More: `cgrove help` TOPIC: run, limits, backends, report, watching, files, …
 ";
 
 #[derive(Args)]

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use cgrove_host::error::HostError;
 use cgrove_host::snapshot::Snapshot;
 use cgrove_host::wire;
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -48,7 +49,7 @@ impl Asker {
         std::thread::Builder::new().name("cg-asker".to_owned()).spawn(move || {
             while asked.recv().is_ok() {
                 let begun = Instant::now();
-                let snapshot = live::snapshot(&name).map_err(|error| error.to_string());
+                let snapshot = look(&name).map_err(|error| error.to_string());
                 let came = Instant::now();
                 let told = answer.send(Answer { snapshot, took: came - begun, came });
                 if told.is_err() || send(rope.as_raw_fd(), b"!", MsgFlags::MSG_NOSIGNAL).is_err() {
@@ -84,9 +85,50 @@ impl Asker {
     }
 }
 
+/// The run of this name; inside another run, the group of this name there, which has no door of its
+/// own.
+fn look(name: &str) -> Result<Snapshot, HostError> {
+    live::snapshot(name).or_else(|error| {
+        let around = std::env::var("CGROVE").map_err(|_| error.clone())?;
+        let (run, below) = around.split_once('/').unwrap_or((&around, ""));
+        let slash = if below.is_empty() { "" } else { "/" };
+        narrowed(live::snapshot(run)?, &format!("{below}{slash}{name}")).ok_or(error)
+    })
+}
+
+/// Only the group at `path` and those below it.
+fn narrowed(mut snapshot: Snapshot, path: &str) -> Option<Snapshot> {
+    let below = format!("{path}/");
+    snapshot.groups.retain(|group| group.path == path || group.path.starts_with(&below));
+    (!snapshot.groups.is_empty()).then_some(snapshot)
+}
+
 /// To wait on.
 impl AsFd for Asker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::figures::tests::snapshot;
+
+    #[test]
+    fn a_group_in_a_run_is_told_of_with_its_own() {
+        let mut run = snapshot(1, &[("pids.current", "3")]);
+        for path in ["a", "a/b", "ab", "a/b/c", "d"] {
+            let mut group = run.groups[0].clone();
+            group.path = path.to_owned();
+            run.groups.push(group);
+        }
+        let paths = |path| {
+            let found = narrowed(run.clone(), path)?.groups;
+            Some(found.into_iter().map(|group| group.path).collect::<Vec<_>>())
+        };
+        assert_eq!(paths("a").unwrap(), ["a", "a/b", "a/b/c"]);
+        assert_eq!(paths("a/b").unwrap(), ["a/b", "a/b/c"]);
+        assert_eq!(paths("e"), None);
     }
 }

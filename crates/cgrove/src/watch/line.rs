@@ -6,8 +6,8 @@
 //! back to where the command left it (DECSC, DECRC). Taking the line away gives the row back.
 //!
 //! Nothing is drawn from the background, nor while a program has the terminal in raw mode, which is
-//! what editors, pagers and whoever reads single keys do: the screen is theirs. It is written to
-//! the terminal through an open file of our own that does not wait: a terminal that takes nothing
+//! what editors, pagers and whoever reads single keys do: the screen is theirs, and scrolls whole
+//! again as soon as that is seen. It is written to the terminal through an open file of our own that does not wait: a terminal that takes nothing
 //! (Ctrl-S) is left alone.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
-use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::{getpgrp, tcgetpgrp, write};
 
 use crate::{stream, sys};
@@ -26,6 +26,8 @@ use crate::{stream, sys};
 /// Below this there is no room for a row of our own.
 const MIN_ROWS: u16 = 4;
 const MIN_COLUMNS: u16 = 20;
+/// The whole screen scrolls.
+const FULL_REGION: &[u8] = b"\x1b7\x1b[r\x1b8";
 /// How long a stopped terminal is waited for at the end.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -53,8 +55,23 @@ impl Line {
 
     /// Whether the terminal is ours to write to now.
     pub fn may_show(&self) -> bool {
-        let raw = |it: nix::sys::termios::Termios| !it.local_flags.contains(LocalFlags::ICANON);
-        self.in_front() && !tcgetattr(&self.terminal).is_ok_and(raw)
+        self.in_front() && !self.is_raw()
+    }
+
+    fn in_front(&self) -> bool {
+        tcgetpgrp(&self.terminal) == Ok(getpgrp()) || mutant::is(Mutant::ProgressFromBehind)
+    }
+
+    fn is_raw(&self) -> bool {
+        let raw = |it: Termios| !it.local_flags.contains(LocalFlags::ICANON);
+        tcgetattr(&self.terminal).is_ok_and(raw)
+    }
+
+    /// Makes way for a program that has taken the screen. What was on the row is its to draw over.
+    pub fn make_way(&mut self) {
+        if self.is_shown() && self.in_front() && self.is_raw() && self.put(FULL_REGION) {
+            self.shown = None;
+        }
     }
 
     pub fn is_shown(&self) -> bool {
@@ -76,10 +93,10 @@ impl Line {
         }
     }
 
-    /// Takes it off the screen.
+    /// Takes it off the screen, from the background too: a shell whose job was killed has its
+    /// terminal back at once, and the row is still missing. SIGTTOU is blocked.
     pub fn put_away(&mut self) {
-        // The shell that sent us to the background has its prompt there.
-        let Some(row) = self.shown.filter(|_| self.in_front()) else { return };
+        let Some(row) = self.shown else { return };
         // What was cut off last is drawn over, unless it was cut within a sequence.
         let erasure = erasure(sys::window_size(self.terminal.as_fd()).map_or(row, |size| size.0));
         let until = Instant::now() + PATIENCE;
@@ -92,10 +109,6 @@ impl Line {
             }
         }
         self.shown = None;
-    }
-
-    fn in_front(&self) -> bool {
-        tcgetpgrp(&self.terminal) == Ok(getpgrp()) || mutant::is(Mutant::ProgressFromBehind)
     }
 
     /// Writes what the terminal takes at once. Whether `bytes` are on their way.

@@ -16,6 +16,7 @@ use crate::live::{answer, cgrove, refusal};
 
 crate::tests![
     progress_is_shown_and_taken_away["setsid", "stty"],
+    progress_makes_way_for_editors ["setsid", "stty"],
     progress_goes_when_its_job_stops ["bash", "setsid", "stty"],
     progress_is_not_shown_from_the_background ["bash", "setsid", "stty"],
     progress_needs_a_terminal,
@@ -24,6 +25,7 @@ crate::tests![
     metrics_are_offered_to_this_machine_alone,
     slow_clients_hold_nobody_up,
     a_run_does_without_its_watcher,
+    a_killed_supervisor_leaves_no_watcher,
     a_place_for_metrics_is_found_before_the_start,
 ];
 
@@ -62,6 +64,24 @@ fn progress_is_shown_and_taken_away(place: Place) {
     assert_eq!(shown[at + 1], "<typed>", "{shown:#?}");
     assert!(shown[at + 2].starts_with("cgrove: exited 3"), "{shown:#?}");
     assert_eq!(shown.join("\n").matches("cgrove: ").count(), 1, "{shown:#?}");
+    assert_eq!(terminal.status(), Some(3));
+    gone(&it.mark);
+}
+
+/// Who reads single keys has the screen.
+fn progress_makes_way_for_editors(place: Place) {
+    let script = "read a; stty -icanon; read b; stty icanon; read c; exit 3; : MARK";
+    let it = run(place).options(&["--progress", "--pids-max", "20"]).script(script);
+    let mut command = it.build();
+    command.env("TERM", "xterm");
+    let mut terminal = Terminal::start(&command).expect("a terminal");
+    terminal.expect(" of 20 tasks");
+    terminal.send("a\n");
+    terminal.expect("\x1b7\x1b[r\x1b8");
+    terminal.send("b\n");
+    terminal.expect(" of 20 tasks");
+    terminal.send("c\n");
+    terminal.expect("cgrove: exited 3");
     assert_eq!(terminal.status(), Some(3));
     gone(&it.mark);
 }
@@ -132,26 +152,36 @@ fn progress_needs_a_terminal(place: Place) {
     );
 }
 
+/// Under a shell that takes the terminal back, and one that does not care.
 fn a_killed_front_leaves_the_terminal_in_order(place: Place) {
-    let it = run(place).options(&["--progress", "--pids-max", "20"]).acts("load", 0);
-    let mut shell = place.command("sh");
-    shell.args(["-c", "\"$@\"; echo status $?", "sh"]).env("TERM", "xterm");
-    let built = it.build();
-    let at = built.get_args().position(|word| word == "run").expect("a run");
-    shell.arg(&kit().cgrove).args(built.get_args().skip(at));
-    let mut terminal = Terminal::start(&shell).expect("a terminal");
-    terminal.expect(" of 20 tasks");
-    let name = kit().cgrove.to_str().expect("a plain path");
-    let front = watch::marked(&it.mark);
-    let front = front.iter().find(|p| p.cmdline[0] == name).expect("the front").pid;
-    cgrove_host::sys::kill(front, libc::SIGKILL).expect("the front can be killed");
-    // The region that scrolls is the whole screen again.
-    terminal.expect("\x1b[r");
-    terminal.expect("\x1b8");
-    gone(&it.mark);
-    let _ = terminal.status();
-    let shown = rows(&terminal);
-    assert!(!shown.iter().any(|row| row.contains("of 20 tasks")), "{shown:#?}");
+    for shell in ["set -m; ", ""] {
+        let it = run(place).options(&["--progress", "--pids-max", "20"]).acts("load", 0);
+        let mut sh = place.command("sh");
+        let script = format!("{shell}\"$@\"; echo status $?; read line; exit 7");
+        sh.args(["-c", &script, "sh"]).env("TERM", "xterm");
+        let built = it.build();
+        let at = built.get_args().position(|word| word == "run").expect("a run");
+        sh.arg(&kit().cgrove).args(built.get_args().skip(at));
+        let mut terminal = Terminal::start(&sh).expect("a terminal");
+        terminal.expect(" of 20 tasks");
+        terminal.expect("\x1b8");
+        let name = kit().cgrove.to_str().expect("a plain path");
+        let front = watch::marked(&it.mark);
+        let front = front.iter().find(|p| p.cmdline[0] == name).expect("the front").pid;
+        cgrove_host::sys::kill(front, libc::SIGKILL).expect("the front can be killed");
+        // All but the shell.
+        let is_shell = |p: &watch::Process| p.cmdline.contains(&script);
+        watch::until("the run to vanish", PATIENCE, || {
+            watch::marked(&it.mark).iter().all(is_shell).then_some(())
+        });
+        terminal.send("done\n");
+        assert_eq!(terminal.status(), Some(7));
+        terminal.drain();
+        let shown = rows(&terminal);
+        assert!(!shown.iter().any(|row| row.contains("of 20 tasks")), "{shown:#?}");
+        // The region that scrolls is the whole screen again.
+        assert!(terminal.screen.contains("\x1b[r"), "{:?}", terminal.screen);
+    }
 }
 
 /// Where a run says that it offers metrics.
@@ -332,6 +362,22 @@ fn a_run_does_without_its_watcher(place: Place) {
     let again = again.output().expect("cgrove answers");
     assert_eq!(again.stdout, b"again\n", "{again:?}");
     assert!(!fs::exists(&path).expect("a folder"));
+}
+
+/// The front kills what the supervisor held, and not the watcher, which it ends like any other time.
+fn a_killed_supervisor_leaves_no_watcher(place: Place) {
+    let running = run(place).options(&["--metrics"]).acts("load", 0).start();
+    running.said("ready");
+    let at = address(&running);
+    assert!(page(&at).contains("cgrove_tasks{"));
+    let found = watch::below(running.pid());
+    let reaper = |p: &&watch::Process| p.cmdline.iter().any(|w| w.starts_with("cg-reaper "));
+    let supervisor = found.iter().find(reaper).expect("a supervisor").pid;
+    cgrove_host::sys::kill(supervisor, libc::SIGKILL).expect("it can be killed");
+    let ended = running.end();
+    assert_eq!(ended.status, 125, "{ended:?}");
+    let path = at.strip_prefix("unix:").expect("a socket");
+    assert!(!fs::exists(path).expect("a folder"));
 }
 
 fn a_place_for_metrics_is_found_before_the_start(place: Place) {

@@ -127,15 +127,15 @@ fn watch(run: &Run, front: OwnedFd, server: Option<Server>, line: Option<Line>) 
         kept.extend(line.as_ref().map(AsFd::as_fd));
         inherited::let_go(&kept);
         let _ = title::set(&format!("cg-watch {}", run.options.name));
-        if let Ok(asker) = Asker::new(&run.options.name) {
-            let progress = line.map(|line| Progress {
-                line,
-                meter: Meter::default(),
-                due: started + SHORT,
-                asked: false,
-            });
-            Watch { run, started, front, signals, asker, server, progress }.serve();
-        }
+        let Ok(asker) = Asker::new(&run.options.name) else {
+            server.iter().for_each(Server::close);
+            sys::exit_now(0);
+        };
+        let progress = line.map(|line| {
+            let due = started + SHORT;
+            Progress { line, meter: Meter::default(), due, asked: false }
+        });
+        Watch { run, started, front, signals, asker, server, progress }.serve();
     }
     sys::exit_now(0)
 }

@@ -17,6 +17,7 @@ use crate::live::{answer, cgrove, refusal};
 crate::tests![
     progress_is_shown_and_taken_away["setsid", "stty"],
     progress_makes_way_for_editors ["setsid", "stty"],
+    a_stopped_terminal_holds_nobody_up ["setsid", "stty"],
     progress_goes_when_its_job_stops ["bash", "setsid", "stty"],
     progress_is_not_shown_from_the_background ["bash", "setsid", "stty"],
     progress_needs_a_terminal,
@@ -84,6 +85,19 @@ fn progress_makes_way_for_editors(place: Place) {
     terminal.expect("cgrove: exited 3");
     assert_eq!(terminal.status(), Some(3));
     gone(&it.mark);
+}
+
+/// Ctrl-S: the terminal takes nothing, neither a line of progress nor that it be taken away.
+fn a_stopped_terminal_holds_nobody_up(place: Place) {
+    let it = run(place).options(&["--progress", "--quiet", "--pids-max", "20"]);
+    let it = it.script("read a; exit 3; : MARK");
+    let mut command = it.build();
+    command.env("TERM", "xterm");
+    let mut terminal = Terminal::start(&command).expect("a terminal");
+    terminal.expect(" of 20 tasks");
+    terminal.send("\x13a\n");
+    gone(&it.mark);
+    assert_eq!(terminal.status(), Some(3));
 }
 
 const PROMPT: &str = "ready> ";

@@ -74,7 +74,7 @@ supervisor-killed.
 seconds: time, tasks, memory, CPU and refusals, beside their limits. It has a
 row of its own, so output and prompts stay whole. Nothing is shown without a
 terminal (or with TERM=dumb), from the background, or while an editor or the
-like has the screen. After a kill -9 of its own process, `reset` mends the screen.
+like has the screen. If its process was killed, `reset` mends the screen.
 
 --metrics offers the same figures, per cgroup, as OpenMetrics over HTTP:
   --metrics            a socket named after the run; its path is printed

@@ -16,6 +16,7 @@ mod live;
 mod odd;
 mod outcome;
 mod seeing;
+mod python;
 mod signals;
 mod terminal;
 mod tools;
@@ -58,7 +59,7 @@ macro_rules! tests {
 }
 use tests;
 
-const MODULES: [(&str, &[Test]); 12] = [
+const MODULES: [(&str, &[Test]); 13] = [
     ("faults", faults::TESTS),
     ("freeze", freeze::TESTS),
     ("identity", identity::TESTS),
@@ -68,6 +69,7 @@ const MODULES: [(&str, &[Test]); 12] = [
     ("seeing", seeing::TESTS),
     ("odd", odd::TESTS),
     ("outcome", outcome::TESTS),
+    ("python", python::TESTS),
     ("signals", signals::TESTS),
     ("terminal", terminal::TESTS),
     ("tools", tools::TESTS),

@@ -2,10 +2,14 @@
 
 import os
 import select
+import signal
 import unittest
 
 PATIENCE = 60
 """Seconds that nothing here takes, on the slowest machine."""
+
+AT_MOST = 2 * PATIENCE
+"""The timeout of runs that a test is to end earlier, for the day when it fails."""
 
 LEAVES_ONE = "setsid sleep 1000 & echo $!; echo ready; wait"
 """Says the pid of a process that no process group reaches, and waits."""
@@ -27,6 +31,9 @@ class Watched:
         return bool(poll.poll(within * 1000))
 
     def close(self):
+        """A test that failed leaves nothing either."""
+        if not self.ended(within=0):
+            signal.pidfd_send_signal(self.fd, signal.SIGKILL)
         os.close(self.fd)
 
 

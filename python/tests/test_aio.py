@@ -8,9 +8,39 @@ import unittest
 
 import cgrove
 
-from .kit import LEAVES_ONE, PATIENCE, Case, shell
+from .kit import AT_MOST, LEAVES_ONE, PATIENCE, Case, shell
 
 PIPE = subprocess.PIPE
+
+
+class Pipe:
+    """What a command says through a descriptor of its own, for as long as anybody has that."""
+
+    def __enter__(self):
+        read, self.write = os.pipe()
+        self.read = os.fdopen(read, "rb", buffering=0)
+        os.set_blocking(read, False)
+        return self
+
+    def ends_with(self, task):
+        """Our own end goes with the task, so that a run that never starts says nothing."""
+        task.add_done_callback(lambda _: os.close(self.write))
+
+    async def line(self):
+        loop, said = asyncio.get_running_loop(), b""
+        while not said.endswith(b"\n"):
+            ready = loop.create_future()
+            loop.add_reader(self.read, lambda: ready.done() or ready.set_result(None))
+            await asyncio.wait_for(ready, PATIENCE)
+            loop.remove_reader(self.read)
+            byte = self.read.read(1)
+            if not byte:
+                break
+            said += byte
+        return said
+
+    def __exit__(self, *error):
+        self.read.close()
 
 
 class Asyncio(Case, unittest.IsolatedAsyncioTestCase):
@@ -25,6 +55,9 @@ class Asyncio(Case, unittest.IsolatedAsyncioTestCase):
         with self.assertRaisesRegex(cgrove.CgroveError, "number") as caught:
             await cgrove.run_async(["true"], pids_max=-1, capture_output=True)
         self.assert_one_line(caught.exception)
+        process = await cgrove.start_async(["true"], pids_max=-1, stderr=PIPE)
+        with self.assertRaisesRegex(cgrove.CgroveError, "number"):
+            await process.wait()
         with self.assertRaises(cgrove.CommandFailed):
             await cgrove.run_async(["false"], check=True)
         with self.assertRaises(cgrove.NotFound):
@@ -59,51 +92,37 @@ class Asyncio(Case, unittest.IsolatedAsyncioTestCase):
             self.assertEqual((await process.wait()).exit.code, 9)
 
     async def test_cancelling_a_run_leaves_nothing(self):
-        read, write = os.pipe()
-        line = f"exec >&{write}; {LEAVES_ONE}"
         # Also with more output than anybody takes.
-        for line in (line, f"head -c 1000000 /dev/zero >&2; {line}"):
-            task = asyncio.ensure_future(
-                cgrove.run_async(shell(line), pass_fds=[write], stderr=PIPE)
-            )
-            said = os.fdopen(os.dup(read), "rb", buffering=0)
-            with said:
-                loop = asyncio.get_running_loop()
-                lines = b""
-                while not lines.endswith(b"ready\n"):
-                    lines += await asyncio.wait_for(
-                        loop.run_in_executor(None, said.read, 100), PATIENCE
-                    )
-            left = self.watch(lines.split()[0])
-            task.cancel()
-            with self.assertRaises(asyncio.CancelledError):
-                await asyncio.wait_for(task, PATIENCE)
-            self.assert_gone(left)
-        os.close(read)
-        os.close(write)
+        for first in ("", "head -c 1000000 /dev/zero >&2; "):
+            with Pipe() as pipe:
+                line = f"{first}exec >&{pipe.write}; {LEAVES_ONE}"
+                task = asyncio.ensure_future(
+                    cgrove.run_async(shell(line), pass_fds=[pipe.write], stderr=PIPE)
+                )
+                pipe.ends_with(task)
+                left = self.watch(await pipe.line())
+                self.assertEqual(await pipe.line(), b"ready\n")
+                task.cancel()
+                with self.assertRaises(asyncio.CancelledError):
+                    await asyncio.wait_for(task, PATIENCE)
+                self.assert_gone(left)
 
     async def test_cancelling_at_any_time_leaves_nothing(self):
         for after in [0, 0, 0.001, 0.002, 0.003, 0.005, 0.008, 0.013]:
-            read, write = os.pipe()
-            task = asyncio.ensure_future(cgrove.run_async(["sleep", "1000"], pass_fds=[write]))
-            os.set_blocking(read, False)
-            await asyncio.sleep(after)
-            task.cancel()
-            with self.assertRaises(asyncio.CancelledError):
-                await asyncio.wait_for(task, PATIENCE)
-            os.close(write)
-            # The pipe ends when nobody has it any more.
-            ended = asyncio.get_running_loop().create_future()
-            loop = asyncio.get_running_loop()
-            loop.add_reader(read, lambda ended=ended: ended.done() or ended.set_result(None))
-            await asyncio.wait_for(ended, PATIENCE)
-            loop.remove_reader(read)
-            self.assertEqual(os.read(read, 1), b"")
-            os.close(read)
+            with Pipe() as pipe:
+                task = asyncio.ensure_future(
+                    cgrove.run_async(["sleep", "1000"], pass_fds=[pipe.write], timeout=AT_MOST)
+                )
+                pipe.ends_with(task)
+                await asyncio.sleep(after)
+                task.cancel()
+                with self.assertRaises(asyncio.CancelledError):
+                    await asyncio.wait_for(task, PATIENCE)
+                # It ends when nobody has it any more.
+                self.assertEqual(await pipe.line(), b"")
 
     async def test_unread_output_does_not_hold_a_kill_up(self):
-        line = "yes"
-        process = await cgrove.start_async([line], stdout=PIPE)
+        process = await cgrove.start_async(["yes"], stdout=PIPE, timeout=AT_MOST)
         await process.stdout.readline()
         await asyncio.wait_for(process.kill(), PATIENCE)
         self.assertEqual((await process.wait()).exit.signal, signal.SIGKILL)

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 from unittest import mock
 
 import cgrove
+from cgrove import _launch
 
-from .kit import LEAVES_ONE, PATIENCE, Case, shell
+from .kit import AT_MOST, LEAVES_ONE, PATIENCE, Case, shell
 
 
 class Run(Case):
@@ -165,8 +167,41 @@ class Start(Case):
                 process.set("pids.max", "many")
             self.assert_one_line(caught.exception)
             self.assertEqual(process.communicate("word\n").out, "word\n")
-        with self.assertRaisesRegex(cgrove.CgroveError, "no such run"):
+        # A run that is over is not waited for.
+        clock = mock.Mock(monotonic=time.monotonic, sleep=mock.Mock(side_effect=AssertionError))
+        with mock.patch.object(_launch, "time", clock), \
+                self.assertRaisesRegex(cgrove.CgroveError, "no such run"):
             process.freeze()
+
+    def test_a_run_that_has_hardly_started_is_waited_for(self):
+        with tempfile.TemporaryDirectory() as folder:
+            # The run starts when somebody has asked for it in vain.
+            os.mkfifo(f"{folder}/start")
+            script = (
+                f'cd {folder}; test "$1" = run && read line <start && exec {cgrove.find()} "$@"\n'
+                f'{cgrove.find()} "$@"; status=$?\n'
+                "test -p start && echo go >start && rm start\n"
+                "exit $status\n"
+            )
+            binary = os.path.join(folder, "late")
+            with open(binary, "w") as file:
+                file.write(f"#!/bin/sh\n{script}")
+            os.chmod(binary, 0o755)
+            with cgrove.start(["cat"], stdin=subprocess.PIPE, binary=binary) as cat:
+                self.assertEqual(cat.get("pids.current"), "1\n")
+
+    def test_runs_are_asked_where_their_environment_has_them(self):
+        with tempfile.TemporaryDirectory() as folder:
+            env = {**os.environ, "XDG_RUNTIME_DIR": folder}
+            with cgrove.start(["cat"], stdin=subprocess.PIPE, env=env) as cat:
+                self.assertEqual(cat.get("pids.current"), "1\n")
+
+    def test_a_refusal_is_read_from_the_pipe(self):
+        process = cgrove.start(["true"], pids_max=-1, stderr=subprocess.PIPE)
+        for _ in range(2):
+            with self.assertRaisesRegex(cgrove.CgroveError, "number"):
+                process.wait(PATIENCE)
+        process.stderr.close()
 
     def test_names(self):
         with cgrove.start(["cat"], stdin=subprocess.PIPE, name=f"a-{os.getpid()}") as cat:
@@ -190,7 +225,7 @@ class Start(Case):
 
     def test_a_kill_that_comes_at_once(self):
         for _ in range(10):
-            process = cgrove.start(["sleep", "1000"])
+            process = cgrove.start(["sleep", "1000"], timeout=AT_MOST)
             process.kill()
             self.assertEqual(process.wait().exit.signal, signal.SIGKILL)
 

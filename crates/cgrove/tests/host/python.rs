@@ -25,6 +25,8 @@ fn the_python_package_passes_its_tests(place: Place) {
     python.env("CGROVE_BIN", &kit().cgrove).env("PYTHONDONTWRITEBYTECODE", "1");
     let ended = run(place).start_as(&mut python).end();
     assert_eq!(ended.status, 0, "{}\n{}", ended.out, ended.err);
+    // Development mode tells what was left open.
+    assert!(!ended.err.contains("ResourceWarning"), "{}", ended.err);
     // "Ran 0 tests" is a success to some versions.
     let ran = ended.err.lines().find_map(|line| line.strip_prefix("Ran ")).unwrap_or("nothing");
     let count = ran.split(' ').next().and_then(|count| count.parse().ok());

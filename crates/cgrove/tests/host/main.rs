@@ -15,6 +15,7 @@ mod limits;
 mod live;
 mod odd;
 mod outcome;
+mod python;
 mod seeing;
 mod signals;
 mod terminal;
@@ -59,7 +60,7 @@ macro_rules! tests {
 }
 use tests;
 
-const MODULES: [(&str, &[Test]); 13] = [
+const MODULES: &[(&str, &[Test])] = &[
     ("faults", faults::TESTS),
     ("freeze", freeze::TESTS),
     ("identity", identity::TESTS),
@@ -68,6 +69,7 @@ const MODULES: [(&str, &[Test]); 13] = [
     ("live", live::TESTS),
     ("odd", odd::TESTS),
     ("outcome", outcome::TESTS),
+    ("python", python::TESTS),
     ("seeing", seeing::TESTS),
     ("signals", signals::TESTS),
     ("terminal", terminal::TESTS),

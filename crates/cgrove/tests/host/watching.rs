@@ -38,6 +38,17 @@ fn rows(terminal: &Terminal) -> Vec<String> {
     screen.screen().rows(0, 80).map(|row| row.trim_end().to_owned()).collect()
 }
 
+/// Ends what has this mark if the test fails: what is on a terminal has no [`Running`] that would.
+struct Mark<'a>(&'a str);
+
+impl Drop for Mark<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            watch::end_marked(self.0);
+        }
+    }
+}
+
 fn gone(mark: &str) {
     watch::until("the run to vanish", PATIENCE, || watch::marked(mark).is_empty().then_some(()));
 }
@@ -46,6 +57,7 @@ fn progress_is_shown_and_taken_away(place: Place) {
     let script = "seq 30; printf 'half '; read line; echo \"<$line>\"; exit 3; : MARK";
     let it = run(place).options(&["--progress", "--pids-max", "20", "--timeout", "5m"]);
     let it = it.script(script);
+    let _guard = Mark(&it.mark);
     let mut command = it.build();
     command.env("TERM", "xterm");
     let mut terminal = Terminal::start(&command).expect("a terminal");
@@ -73,6 +85,7 @@ fn progress_is_shown_and_taken_away(place: Place) {
 fn progress_makes_way_for_editors(place: Place) {
     let script = "read a; stty -icanon; read b; stty icanon; read c; exit 3; : MARK";
     let it = run(place).options(&["--progress", "--pids-max", "20"]).script(script);
+    let _guard = Mark(&it.mark);
     let mut command = it.build();
     command.env("TERM", "xterm");
     let mut terminal = Terminal::start(&command).expect("a terminal");
@@ -91,6 +104,7 @@ fn progress_makes_way_for_editors(place: Place) {
 fn a_stopped_terminal_holds_nobody_up(place: Place) {
     let it = run(place).options(&["--progress", "--quiet", "--pids-max", "20"]);
     let it = it.script("read a; exit 3; : MARK");
+    let _guard = Mark(&it.mark);
     let mut command = it.build();
     command.env("TERM", "xterm");
     let mut terminal = Terminal::start(&command).expect("a terminal");
@@ -113,6 +127,7 @@ fn interactive_shell(place: Place) -> Terminal {
 
 fn progress_goes_when_its_job_stops(place: Place) {
     let mark = run(place).mark;
+    let _guard = Mark(&mark);
     let mut terminal = interactive_shell(place);
     let cgrove = kit().cgrove.display();
     terminal.send(&format!(
@@ -140,6 +155,7 @@ fn progress_goes_when_its_job_stops(place: Place) {
 /// another is doing.
 fn progress_is_not_shown_from_the_background(place: Place) {
     let mark = run(place).mark;
+    let _guard = Mark(&mark);
     let mut terminal = interactive_shell(place);
     let cgrove = kit().cgrove.display();
     // Longer than it takes to be shown.
@@ -170,6 +186,7 @@ fn progress_needs_a_terminal(place: Place) {
 fn a_killed_front_leaves_the_terminal_in_order(place: Place) {
     for shell in ["set -m; ", ""] {
         let it = run(place).options(&["--progress", "--pids-max", "20"]).acts("load", 0);
+        let _guard = Mark(&it.mark);
         let mut sh = place.command("sh");
         let script = format!("{shell}\"$@\"; echo status $?; read line; exit 7");
         sh.args(["-c", &script, "sh"]).env("TERM", "xterm");

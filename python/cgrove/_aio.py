@@ -58,12 +58,12 @@ async def start_async(command: Sequence[Word], **options: Unpack[Options]) -> As
 
 
 def _abandon(launch: Launch, started: asyncio.Future[asyncio.subprocess.Process]) -> None:
-    launch.not_started()
     if not started.cancelled() and started.exception() is None:
         try:
             started.result().kill()
         except ProcessLookupError:
             pass
+    launch.not_started()
 
 
 class AsyncProcess:

@@ -31,7 +31,8 @@ def run(
 
     Streams are bytes and are the caller's unless captured, as with `subprocess.run`; `input` as
     text is UTF-8. A command that fails is no error unless `check` asks for it: see the report.
-    If this is interrupted the whole tree is killed first.
+    If this is interrupted the whole tree is killed first; an interrupt in the moment in which
+    cgrove is being started can lose sight of it, as with `subprocess`.
     """
     with start(command, **capturing(options, input, capture_output)) as process:
         result = process.communicate(input)

@@ -113,9 +113,12 @@ class Run(Case):
 
     def test_an_interrupt_leaves_nothing(self):
         script = (
-            "import cgrove, signal\n"
+            "import cgrove, signal, subprocess, sys\n"
             "signal.signal(signal.SIGUSR1, signal.default_int_handler)\n"
-            f"cgrove.run(['sh', '-c', {LEAVES_ONE!r}])\n"
+            f"with cgrove.start(['sh', '-c', {LEAVES_ONE!r}], stdout=subprocess.PIPE) as it:\n"
+            # Only now is it sure that Python knows of the child.
+            "    for _ in range(2): print(it.stdout.readline().decode(), end='', flush=True)\n"
+            "    it.communicate()\n"
         )
         python = subprocess.Popen(
             [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -251,7 +251,10 @@ impl Freezer {
             // Names and orders for those who are new, and no more for those who are gone.
             match &mut sampler {
                 None => drop(ledger.reconcile(scanner)),
-                Some(sampler) => sampler.found(ledger.follow(&scanner.glance())),
+                Some(sampler) => {
+                    let census = scanner.glance();
+                    sampler.found(ledger.follow(&census, scanner));
+                }
             }
             // A tracee is kept until its end is taken: a glance can miss it, and forget nothing.
             let traced = |it: &Standing| {

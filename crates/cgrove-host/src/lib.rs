@@ -34,12 +34,14 @@ pub mod launch;
 pub mod ledger;
 #[doc(hidden)]
 pub mod mutant;
+mod nested;
 pub mod options;
 pub mod probe;
 pub mod procfs;
 pub mod report;
 mod sampler;
 pub mod scan;
+mod shell;
 mod sigaction;
 pub mod snapshot;
 pub mod stdio;

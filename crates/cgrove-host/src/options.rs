@@ -87,6 +87,12 @@ impl RunOptions {
         self.pids_max.is_some() || self.set.iter().any(|(file, _)| file == "pids.max")
     }
 
+    /// The interface files to write before the command starts, in this order.
+    pub fn files(&self) -> Vec<(String, String)> {
+        let limit = self.pids_max.map(|max| ("pids.max".to_owned(), max.to_string()));
+        limit.into_iter().chain(self.set.iter().cloned()).collect()
+    }
+
     /// Whether nothing but the gate will do, given what the caller handed us.
     pub fn needs_gate(&self, sigchld_ignored: bool) -> bool {
         self.backend == BackendChoice::Only(Backend::Gate)

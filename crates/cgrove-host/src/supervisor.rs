@@ -15,10 +15,11 @@
 
 mod asked;
 mod ending;
+mod members;
 mod visitors;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::PollTimeout;
@@ -36,7 +37,7 @@ use crate::gate::{self, Gate};
 use crate::inherited;
 use crate::kill::{self, Sweep};
 use crate::launch::{self, Caller, Launch};
-use crate::ledger::Ledger;
+use crate::ledger::{GroupId, Ledger};
 use crate::mutant::{self, Mutant};
 use crate::options::{BackendChoice, RunOptions};
 use crate::report::Backend;
@@ -45,6 +46,8 @@ use crate::scan::Scanner;
 use crate::sys::{self, Fate, RawPid};
 use crate::title;
 use crate::wire::{FromCommand, ToFront, ToSupervisor};
+
+use self::members::Member;
 
 /// Descriptors that must be free for reading `/proc`, taking the listener in and opening the door.
 const SPARE_FDS: usize = 4 + 4;
@@ -96,8 +99,13 @@ pub(crate) struct Supervisor<'a> {
     scanner: Scanner,
     signals: SignalFd,
     front: Option<OwnedFd>,
+    /// Of the command, until it has executed, or failed to.
     launch: Option<OwnedFd>,
-    gate: Option<Gate>,
+    gates: Vec<Gate>,
+    /// Reapers of nested groups.
+    members: Vec<Member>,
+    /// When to look at groups that are being killed, and after how long the time after.
+    doomed_due: Option<(Instant, Duration)>,
     /// Why nobody can come in from outside, if so.
     pub(crate) door: Result<Door, Errno>,
     /// Until when nobody is let in, so that others get their turn.
@@ -169,13 +177,9 @@ impl<'a> Supervisor<'a> {
             HostError::new("cannot set up the group", e.name(), "check --name and --pids-max")
         })?;
         for (file, value) in &options.set {
-            ledger.set("", file, value.as_bytes()).map_err(|errno| {
-                HostError::new(
-                    format_args!("cannot set {file} to {value}"),
-                    format_args!("{} ({errno:?})", errno.desc()),
-                    "see cgroup-v2.rst for its values; what is not enforced here has no files",
-                )
-            })?;
+            ledger
+                .set("", file, value.as_bytes())
+                .map_err(|errno| HostError::cannot_set(file, value, errno))?;
         }
         let front_copy = front.try_clone_to_owned().map_err(|_| setup(Errno::EMFILE))?;
         check_spare_descriptors(front).map_err(setup)?;
@@ -241,7 +245,9 @@ impl<'a> Supervisor<'a> {
             signals,
             front: Some(front_copy),
             launch: Some(socket),
-            gate: None,
+            gates: Vec::new(),
+            members: Vec::new(),
+            doomed_due: None,
             door,
             door_rests: None,
             failure: None,
@@ -284,16 +290,17 @@ impl<'a> Supervisor<'a> {
             // What is not taken stays asked, and can be frozen asking.
             let answers = !self.is_frozen() || mutant::is(Mutant::FrozenForks);
             let sources = Sources {
-                gate: self.gate.as_ref().filter(|_| answers).map(AsFd::as_fd),
+                gates: self.gates.iter().filter(|_| answers).map(AsFd::as_fd).collect(),
                 signals: self.signals.as_fd(),
                 front: self.front.as_ref().map(AsFd::as_fd),
-                launch: self.launch.as_ref().map(AsFd::as_fd),
+                launches: self.launch.iter().map(AsFd::as_fd).collect(),
                 door: self
                     .door
                     .as_ref()
                     .ok()
                     .filter(|_| self.door_rests.is_none())
                     .map(AsFd::as_fd),
+                links: self.members.iter().map(Member::sources).collect(),
             };
             let ready = match events::wait(&sources, self.wait_time()) {
                 Ok(ready) => ready,
@@ -304,16 +311,30 @@ impl<'a> Supervisor<'a> {
                     return;
                 }
             };
-            for event in ready.into_iter().flatten() {
+            let linked = |at: &usize| self.members.get(*at).map(|member| member.group);
+            let links = ready.iter().filter_map(|event| match event {
+                Event::Link(at) => linked(at),
+                _ => None,
+            });
+            // By their ids: others can come and go while events are handled.
+            let links: Vec<GroupId> = links.collect();
+            let mut deserted = None;
+            for event in ready {
                 match event {
-                    Event::Asked => self.on_gate(),
-                    Event::GateDeserted => self.gate = None,
+                    Event::Asked(at) => self.on_gate(at),
+                    Event::GateDeserted(at) => deserted = Some(at),
                     Event::Child => self.on_child(),
                     Event::Front => self.on_front(),
-                    Event::Launch => self.on_launch(),
+                    Event::Launch(at) => self.on_launch(at),
                     Event::Door => self.on_door(),
+                    Event::Link(_) => {}
                 }
             }
+            // One at a time: the next wait tells of the others.
+            if let Some(at) = deserted.filter(|at| *at < self.gates.len()) {
+                self.gates.remove(at);
+            }
+            links.into_iter().for_each(|id| self.on_link(id));
             self.on_time();
         }
     }
@@ -328,6 +349,7 @@ impl<'a> Supervisor<'a> {
         };
         let others = self.sampler.due().into_iter().chain(self.door_rests);
         let others = others.chain(self.freezer.due());
+        let others = others.chain(self.doomed_due.map(|(due, _)| due));
         let Some(due) = phase.into_iter().chain(others).min() else {
             return PollTimeout::NONE;
         };
@@ -339,6 +361,9 @@ impl<'a> Supervisor<'a> {
     fn on_time(&mut self) {
         if self.door_rests.is_some_and(|until| until <= Instant::now()) {
             self.door_rests = None;
+        }
+        if self.doomed_due.is_some_and(|(due, _)| due <= Instant::now()) {
+            self.kill_doomed();
         }
         let phase_due = match self.phase {
             Phase::Running { timeout } => timeout,
@@ -378,14 +403,14 @@ impl<'a> Supervisor<'a> {
     fn freeze(&mut self) {
         if matches!(self.phase, Phase::Killing { .. } | Phase::Over) {
             if self.freezer.give_up() {
-                self.answer(Err(Errno::ESRCH));
+                self.answer((Err(Errno::ESRCH), None));
             }
             return;
         }
         let sampler = (self.backend == Backend::Reaper).then_some(&mut self.sampler);
         self.freezer.step(&mut self.ledger, &mut self.scanner, sampler);
         if let Some(answer) = self.freezer.take_answer() {
-            self.answer(Ok(answer));
+            self.answer((Ok(answer), None));
         }
         if self.freezer.has_news() {
             self.reap();
@@ -420,11 +445,16 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn on_launch(&mut self) {
+    /// Whether the command has not executed yet.
+    fn is_launching(&self) -> bool {
+        self.launch.is_some()
+    }
+
+    fn on_launch(&mut self, _: usize) {
         let Some(socket) = &self.launch else { return };
         match FromCommand::receive(socket.as_fd()) {
             Ok(Some(FromCommand::Listener(listener))) => {
-                self.gate = Some(Gate::new(listener));
+                self.gates.push(Gate::new(listener));
             }
             Ok(Some(FromCommand::NoGate(errno))) => {
                 if self.options.needs_gate(self.caller.sigchld_ignored) {
@@ -451,7 +481,7 @@ impl<'a> Supervisor<'a> {
             Backend::Gate => self.ledger.reconcile(&mut self.scanner),
             Backend::Reaper => {
                 let census = self.scanner.glance();
-                let new = self.ledger.follow(&census);
+                let new = self.ledger.follow(&census, &mut self.scanner);
                 self.sampler.found(new);
                 census
             }
@@ -459,9 +489,14 @@ impl<'a> Supervisor<'a> {
         if self.accounting.is_sampled() {
             self.accounting.sample(&census);
         }
-        if self.backend == Backend::Reaper && self.ledger.excess() > 0 {
-            let excess = self.ledger.excess();
-            self.refused += self.sweep.newest(&mut self.scanner, &census, excess);
+        if self.backend == Backend::Reaper {
+            for (id, excess) in self.ledger.excess() {
+                let Supervisor { ledger, sweep, scanner, .. } = self;
+                let killed =
+                    sweep.newest(scanner, &census, excess, |pid| ledger.is_member(pid, id));
+                ledger.killed_for(id, killed);
+                self.refused += killed;
+            }
         }
         let always = self.backend == Backend::Reaper || self.accounting.is_sampled();
         let threads_unseen = !self.options.limits_tasks();

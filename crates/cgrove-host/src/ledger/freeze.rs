@@ -4,7 +4,7 @@ use cgrove_core::TaskId;
 use nix::errno::Errno;
 use std::collections::HashMap;
 
-use super::Ledger;
+use super::{GroupId, Ledger};
 use crate::sys::RawPid;
 
 impl Ledger {
@@ -15,7 +15,7 @@ impl Ledger {
 
     /// Whether the whole run is to be frozen.
     pub fn is_freezing(&self) -> bool {
-        self.hierarchy.freeze(&self.group)
+        self.hierarchy.freeze(&self.group(GroupId::RUN).cgroup)
     }
 
     /// Takes what the core wants done: who is to freeze (`true`) or to thaw, oldest first. A task

@@ -9,6 +9,7 @@ use nix::unistd::getppid;
 use super::{Phase, Supervisor};
 use crate::conclude;
 use crate::error::HostError;
+use crate::gate::Gate;
 use crate::kill;
 use crate::mutant::{self, Mutant};
 use crate::report::Backend;
@@ -61,11 +62,8 @@ impl Supervisor<'_> {
             // Nobody is left, and so nobody whose end would wake us again.
             return;
         }
-        if let Some(gate) = &mut self.gate
-            && !gate.is_closed()
-            && !mutant::is(Mutant::OpenGate)
-        {
-            gate.close();
+        if self.gates.iter().any(|gate| !gate.is_closed()) && !mutant::is(Mutant::OpenGate) {
+            self.gates.iter_mut().for_each(Gate::close);
             self.ledger.kill();
         }
         if !matches!(self.phase, Phase::Killing { .. }) {
@@ -131,8 +129,8 @@ impl Supervisor<'_> {
         };
         if self.fate.is_some() {
             // The command can end before its report was read; it can send no more.
-            while self.launch.is_some() {
-                self.on_launch();
+            while self.is_launching() {
+                self.on_launch(0);
             }
         }
         if none_left {

@@ -156,7 +156,8 @@ pub(crate) fn nested(mut run: Reaper<'_>, left: Option<Left>) -> Report {
         reason = Reason::PidsMax;
     }
     let every_task_asks = gated && entered.threads_ask;
-    let peak = figures.map(|figures| figures.peak);
+    // The command itself existed, whoever looked.
+    let peak = figures.map(|figures| (figures.peak.0.max(1), figures.peak.1.max(1)));
     let exact_peak = peak.is_some_and(|(seen, at_most)| seen == at_most) && every_task_asks;
     let known_if = |it: bool| if it { known } else { Class::Unknown };
     let ignored = run.caller.sigchld_ignored;

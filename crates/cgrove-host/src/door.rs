@@ -46,6 +46,8 @@ use crate::wire;
 
 /// A request has to fit one datagram.
 const MAX_REQUEST: usize = 64 * 1024;
+/// And so many descriptors: the socket for the answer, a directory and three streams.
+const MAX_FDS: usize = 5;
 /// At most this much of a file is answered at a time; the asker comes back for more.
 pub const CHUNK: usize = 64 * 1024;
 /// How long an asker waits: the supervisor answers within microseconds, unless it was stopped.
@@ -89,6 +91,29 @@ pub enum Request {
     /// The asker, a process of the run, becomes the reaper of a new group below its own. The answer
     /// is an [`Entered`] in JSON, and brings the link.
     Enter(Entry),
+    /// Runs a command in a new group: see [`crate::exec`]. Brings the asker's directory and its
+    /// streams; the answer is as for [`Request::Enter`].
+    Exec {
+        /// The group around.
+        at: String,
+        /// The new one.
+        entry: Entry,
+    },
+    /// Makes a group that stays, without a reaper or tasks of its own.
+    Make {
+        /// The group around.
+        at: String,
+        /// The new one. The answer is as for [`Request::Enter`].
+        entry: Entry,
+    },
+    /// Removes a group: at once if it is empty, else by killing what is in it. The answer is a
+    /// `Result` with [`Busy`] in JSON, and brings a link that closes when the group is gone.
+    Remove {
+        /// The group.
+        path: String,
+        /// Whether to kill.
+        kill: bool,
+    },
     /// Refuses the forks of a group from now on: its reaper kills what is left.
     Shut {
         /// The group.
@@ -166,6 +191,17 @@ pub struct Refused {
     pub errno: i32,
 }
 
+/// What keeps a group from being removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Busy {
+    /// How many tasks there are.
+    pub tasks: u64,
+    /// The first of them, with its command line.
+    pub first: Option<(RawPid, String)>,
+    /// The groups below, by name.
+    pub groups: Vec<String>,
+}
+
 /// What comes back: text, or an errno's number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply(pub Result<Vec<u8>, i32>);
@@ -177,6 +213,9 @@ pub(crate) struct Visit {
     /// The asker's process as this pid namespace has it, vouched for by the kernel; 0 for one that
     /// cannot be seen from here.
     pub(crate) pid: RawPid,
+    /// What came along: the socket for the answer first. The porter holds them until the answer is
+    /// there; a fork made meanwhile has them too.
+    pub(crate) fds: Vec<RawFd>,
 }
 
 /// What the asker gets: an answer, and a descriptor of ours with it.
@@ -185,7 +224,8 @@ type Answer = (Result<Vec<u8>, Errno>, Option<OwnedFd>);
 /// A visit, and where its answer goes.
 struct Knock {
     visit: Visit,
-    reply: OwnedFd,
+    /// The socket for the answer first.
+    fds: Vec<OwnedFd>,
 }
 
 /// The run's side.
@@ -313,8 +353,8 @@ impl Porter {
 fn attend(socket: &OwnedFd, ring: &OwnedFd, ask: &SyncSender<Visit>, answered: &Receiver<Answer>) {
     let mut buf = vec![0; MAX_REQUEST];
     loop {
-        let (visit, reply) = match receive(socket, &mut buf) {
-            Ok(Some(Knock { visit, reply })) => (visit, reply),
+        let (visit, fds) = match receive(socket, &mut buf) {
+            Ok(Some(Knock { visit, fds })) => (visit, fds),
             Ok(None) | Err(Errno::EINTR) => continue,
             Err(_) => return,
         };
@@ -323,7 +363,9 @@ fn attend(socket: &OwnedFd, ring: &OwnedFd, ask: &SyncSender<Visit>, answered: &
             return;
         }
         let Ok((result, pass)) = answered.recv() else { return };
-        answer(&reply, result, pass.as_ref());
+        if let Some(reply) = fds.first() {
+            answer(reply, result, pass.as_ref());
+        }
     }
 }
 
@@ -331,8 +373,8 @@ fn attend(socket: &OwnedFd, ring: &OwnedFd, ask: &SyncSender<Visit>, answered: &
 /// that could not be taken in, some of which are ours now and cannot be told apart. Nobody who asks
 /// does that, so once is enough.
 fn receive(socket: &OwnedFd, buf: &mut [u8]) -> Result<Option<Knock>, Errno> {
-    let mut space = nix::cmsg_space!(UnixCredentials, [RawFd; 1]);
-    let (mut who, mut reply) = (None, None);
+    let mut space = nix::cmsg_space!(UnixCredentials, [RawFd; MAX_FDS]);
+    let (mut who, mut brought) = (None, Vec::new());
     let len = {
         let mut iov = [IoSliceMut::new(buf)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
@@ -341,10 +383,8 @@ fn receive(socket: &OwnedFd, buf: &mut [u8]) -> Result<Option<Knock>, Errno> {
             match item {
                 ControlMessageOwned::ScmCredentials(it) => who = Some(it),
                 ControlMessageOwned::ScmRights(fds) => {
-                    // All of them are ours now, and closed but for one.
-                    for fd in fds {
-                        reply = Some(sys::own(fd));
-                    }
+                    // All of them are ours now, to be closed by this thread.
+                    brought.extend(fds.into_iter().map(sys::own));
                 }
                 _ => {}
             }
@@ -354,8 +394,10 @@ fn receive(socket: &OwnedFd, buf: &mut [u8]) -> Result<Option<Knock>, Errno> {
     // Whoever may signal the run's processes may change its files.
     let who = who.filter(|who| who.uid() == 0 || who.uid() == geteuid().as_raw());
     let request = buf.get(..len).and_then(|it| serde_json::from_slice(it).ok());
-    let visit = request.zip(who).map(|(request, who)| Visit { request, pid: who.pid() });
-    Ok(visit.zip(reply).map(|(visit, reply)| Knock { visit, reply }))
+    let fds: Vec<RawFd> = brought.iter().map(AsRawFd::as_raw_fd).collect();
+    let visit = request.zip(who).filter(|_| !brought.is_empty());
+    let visit = visit.map(|(request, who)| Visit { request, pid: who.pid(), fds });
+    Ok(visit.map(|visit| Knock { visit, fds: brought }))
 }
 
 /// Answers; an asker that does not take it at once is left without.
@@ -413,6 +455,18 @@ pub(crate) type Given = (Result<Vec<u8>, Errno>, Option<OwnedFd>);
 
 /// As [`ask`], for answers that bring a descriptor.
 pub(crate) fn ask_for(name: &str, request: &Request) -> Result<Given, HostError> {
+    let (ours, theirs) = wire::pair().map_err(|e| HostError::call("cannot ask", e))?;
+    ask_over(name, request, ours.as_fd(), theirs, &[])
+}
+
+/// As [`ask_for`], over this pair, whose other end is handed over with the descriptors `more`.
+pub(crate) fn ask_over(
+    name: &str,
+    request: &Request,
+    ours: BorrowedFd<'_>,
+    theirs: OwnedFd,
+    more: &[BorrowedFd<'_>],
+) -> Result<Given, HostError> {
     let nobody = |why: &str| {
         HostError::new(
             format_args!("cannot ask run {name}"),
@@ -425,7 +479,6 @@ pub(crate) fn ask_for(name: &str, request: &Request) -> Result<Given, HostError>
         other => nobody(&format!("{} ({other:?})", other.desc())),
     })?;
     let failed = |errno: Errno| nobody(&format!("{} ({errno:?})", errno.desc()));
-    let (ours, theirs) = wire::pair().map_err(failed)?;
     let bytes = serde_json::to_vec(request).map_err(|_| failed(Errno::EINVAL))?;
     if bytes.len() > MAX_REQUEST {
         return Ok((Err(Errno::E2BIG), None));
@@ -433,21 +486,22 @@ pub(crate) fn ask_for(name: &str, request: &Request) -> Result<Given, HostError>
     // The queue may be full, and its reader stopped.
     let patience = TimeVal::milliseconds(PATIENCE_MS.into());
     setsockopt(&socket, sockopt::SendTimeout, &patience).map_err(failed)?;
-    let fds = [theirs.as_raw_fd()];
+    let fds: Vec<RawFd> =
+        std::iter::once(theirs.as_raw_fd()).chain(more.iter().map(AsRawFd::as_raw_fd)).collect();
     let iov = [IoSlice::new(&bytes)];
     let rights = [ControlMessage::ScmRights(&fds)];
     let late = || nobody("it does not answer (ETIMEDOUT)");
     sendmsg::<()>(socket.as_raw_fd(), &iov, &rights, MsgFlags::MSG_NOSIGNAL, None)
         .map_err(|errno| if errno == Errno::EAGAIN { late() } else { failed(errno) })?;
     drop(theirs);
-    let mut fds = [PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
+    let mut fds = [PollFd::new(ours, PollFlags::POLLIN)];
     match poll(&mut fds, PollTimeout::from(PATIENCE_MS)) {
         Ok(0) => return Err(late()),
         Ok(_) => {}
         Err(errno) => return Err(failed(errno)),
     }
     let mut buf = vec![0; 8 * CHUNK];
-    let (len, given) = wire::take(ours.as_fd(), &mut buf).map_err(failed)?;
+    let (len, given) = wire::take(ours, &mut buf).map_err(failed)?;
     match serde_json::from_slice::<Reply>(&buf[..len]) {
         Ok(Reply(result)) => Ok((result.map_err(Errno::from_raw), given)),
         Err(_) => Err(nobody("it gave no answer (ECONNRESET)")),

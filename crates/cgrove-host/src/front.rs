@@ -22,11 +22,12 @@ use nix::unistd::{getpgrp, getpid};
 use crate::conclude;
 use crate::door::{self, outer};
 use crate::error::HostError;
+use crate::exec;
 use crate::inherited;
 use crate::kill::Sweep;
 use crate::launch::{self, Caller, Launch};
 use crate::mutant::{self, Mutant};
-use crate::nested::{self, Asker, Hold, Reaper};
+use crate::nested::{self, Asker, Hold, Reaper, TERMINAL};
 use crate::options::{BackendChoice, RunOptions};
 use crate::report::{Backend, Report, nanos};
 use crate::scan::{Identity, Scanner};
@@ -79,7 +80,7 @@ pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, Ho
     let mut front = Front {
         socket: ours,
         signals,
-        supervisor,
+        supervisor: Some(supervisor),
         report: Vec::new(),
         outcome: None,
         cpu: CpuTime::default(),
@@ -122,6 +123,8 @@ fn run_inside(
         gate: None,
         gate_or_nothing: false,
         held: options.set.iter().any(|(file, _)| file == "cgroup.freeze"),
+        gatekeeper: None,
+        own_session: false,
     };
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&SigSet::all(), flags)
@@ -137,6 +140,42 @@ fn run_inside(
         terminal.give_back();
     }
     Ok(report)
+}
+
+/// Runs a command in a group of another run, as [`run`] does in one of its own. `closed`: which
+/// standard streams were.
+pub fn exec(
+    path: &str,
+    options: &RunOptions,
+    closed: [bool; 3],
+    in_use: &[BorrowedFd<'_>],
+) -> Result<Report, HostError> {
+    let started = Instant::now();
+    let setup = |e| HostError::call("cannot set up the run", e);
+    let caller = Caller {
+        front: getpid(),
+        group: getpgrp(),
+        mask: sys::block_all_signals().map_err(setup)?,
+        sigchld_ignored: sys::signal_is_ignored(libc::SIGCHLD),
+    };
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(setup)?;
+    let (_, socket) = exec::ask(path, options, &caller, closed)?;
+    let mut front = Front {
+        socket,
+        signals,
+        supervisor: None,
+        report: Vec::new(),
+        outcome: None,
+        cpu: CpuTime::default(),
+        shell: Shell::apart(),
+        kin: Vec::new(),
+    };
+    let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
+    kept.extend_from_slice(in_use);
+    inherited::let_go(&kept);
+    front.serve();
+    front.conclude(options, started)
 }
 
 /// The children that this process has already: `sh -c 'helper & exec cgrove run …'`.
@@ -158,7 +197,8 @@ enum Outcome {
 struct Front {
     socket: OwnedFd,
     signals: SignalFd,
-    supervisor: RawPid,
+    /// The child that holds the tree; in `exec` it is no child of ours.
+    supervisor: Option<RawPid>,
     report: Vec<u8>,
     outcome: Option<Outcome>,
     cpu: CpuTime,
@@ -217,19 +257,24 @@ impl Front {
     }
 
     fn forward(&self, signal: i32, info: &siginfo) {
-        let sender = RawPid::try_from(info.ssi_pid).unwrap_or(0);
+        let sender = if self.shell.is_the_terminals(info) {
+            TERMINAL
+        } else {
+            RawPid::try_from(info.ssi_pid).unwrap_or(0)
+        };
         // A supervisor that is gone is noticed on the socket.
         let _ = ToSupervisor::Signal { signal, sender }.send(self.socket.as_fd());
     }
 
     /// The supervisor is never to stay stopped, whoever stopped it.
     fn on_child(&mut self) {
+        let Some(supervisor) = self.supervisor else { return };
         while let Ok(Some(waited)) = sys::wait_child(WaitFor::Changes) {
             match waited.fate {
                 Fate::Stopped(_)
-                    if waited.pid == self.supervisor && !mutant::is(Mutant::StaysStopped) =>
+                    if waited.pid == supervisor && !mutant::is(Mutant::StaysStopped) =>
                 {
-                    let _ = sys::kill(self.supervisor, libc::SIGCONT);
+                    let _ = sys::kill(supervisor, libc::SIGCONT);
                 }
                 Fate::Exited(_) | Fate::Signaled(_) => self.collected(&waited),
                 _ => {}
@@ -259,22 +304,28 @@ impl Front {
 
     /// Collects a supervisor that has had its last word: its tree is gone, and it may be stopped.
     fn dismiss(&self) {
-        let _ = sys::kill(self.supervisor, libc::SIGKILL);
-        let _ = sys::wait_for_end(self.supervisor);
+        if let Some(supervisor) = self.supervisor {
+            let _ = sys::kill(supervisor, libc::SIGKILL);
+            let _ = sys::wait_for_end(supervisor);
+        }
     }
 
     /// The supervisor was killed: everything below it is now below us. Kill it all, except the
     /// children that this process had before it became cgrove.
     fn clean_up(&mut self, options: &RunOptions, started: Instant) -> Report {
         let mut sweep = Sweep::default();
+        let Some(supervisor) = self.supervisor else {
+            // Its reaper is not ours, and what it held is its supervisor's to kill.
+            return conclude::degraded(options, nanos(started.elapsed()), self.cpu, &sweep);
+        };
         let kin = std::mem::take(&mut self.kin);
         let open = || Scanner::open(getpid().as_raw()).map(|scanner| scanner.without(&kin));
         let mut scanner = open();
         // If it closed its socket but still lives, it is of no use any more.
-        let _ = sys::kill(self.supervisor, libc::SIGKILL);
+        let _ = sys::kill(supervisor, libc::SIGKILL);
         'killing: loop {
             match &mut scanner {
-                Ok(scanner) => sweep.round(scanner, Some(self.supervisor)),
+                Ok(scanner) => sweep.round(scanner, Some(supervisor)),
                 Err(_) => scanner = open(),
             }
             let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];

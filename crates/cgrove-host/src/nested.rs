@@ -37,6 +37,9 @@ use crate::wire::{FromCommand, ToFront, ToSupervisor};
 /// While killing, the tree is looked at again at least this often, in case a death went unseen.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
 
+/// As the sender of a signal: the terminal, which means the command's whole process group.
+pub(crate) const TERMINAL: RawPid = -1;
+
 /// A group that the calling process reaps.
 #[derive(Debug)]
 pub(crate) struct Hold {
@@ -51,29 +54,15 @@ impl Hold {
     /// Asks the run that the calling process is in for a group.
     pub(crate) fn enter(run: &str, options: &RunOptions) -> Result<Hold, HostError> {
         let advice = "`--backend reaper` runs it without the run around, and unlimited by it";
-        let refused = |why: String| {
+        let refused = |why: &str| {
             HostError::new(format_args!("cannot start a run inside run {run}"), why, advice)
         };
         let entry = Entry { name: options.name.clone(), files: options.files() };
         let (answer, link) = door::ask_for(run, &Request::Enter(entry))
-            .map_err(|error| refused(error.to_string()))?;
-        let text = answer.map_err(|errno| refused(words(errno, options)))?;
-        let strange = || refused("its answer makes no sense (EBADMSG)".to_owned());
-        let entered: Result<Entered, Refused> =
-            serde_json::from_slice(&text).map_err(|_| strange())?;
-        match (entered, link) {
-            (Ok(entered), Some(link)) => Ok(Hold { run: run.to_owned(), entered, link }),
-            (Ok(_), None) => Err(strange()),
-            (Err(Refused { file: Some(file), errno }), _) => {
-                let errno = Errno::from_raw(errno);
-                let value = options.files().into_iter().find(|(of, _)| *of == file);
-                let value = value.map_or_else(String::new, |(_, value)| value);
-                Err(HostError::cannot_set(&file, &value, errno))
-            }
-            (Err(Refused { file: None, errno }), _) => {
-                Err(refused(words(Errno::from_raw(errno), options)))
-            }
-        }
+            .map_err(|error| refused(&error.to_string()))?;
+        let entered = made(answer, options, &refused)?;
+        let link = link.ok_or_else(|| refused(STRANGE))?;
+        Ok(Hold { run: run.to_owned(), entered, link })
     }
 
     fn ask(&self, request: &Request) -> Result<Vec<u8>, Errno> {
@@ -85,13 +74,35 @@ impl Hold {
     }
 }
 
+const STRANGE: &str = "its answer makes no sense (EBADMSG)";
+
+/// The group that an answer tells of.
+pub(crate) fn made(
+    answer: Result<Vec<u8>, Errno>,
+    options: &RunOptions,
+    refused: &dyn Fn(&str) -> HostError,
+) -> Result<Entered, HostError> {
+    let text = answer.map_err(|errno| refused(&words(errno, options)))?;
+    let made = serde_json::from_slice::<Result<Entered, Refused>>(&text);
+    match made.map_err(|_| refused(STRANGE))? {
+        Ok(entered) => Ok(entered),
+        Err(Refused { file: Some(file), errno }) => {
+            let value = options.files().into_iter().find(|(of, _)| *of == file);
+            let value = value.map_or_else(String::new, |(_, value)| value);
+            Err(HostError::cannot_set(&file, &value, Errno::from_raw(errno)))
+        }
+        Err(Refused { file: None, errno }) => Err(refused(&words(Errno::from_raw(errno), options))),
+    }
+}
+
 fn words(errno: Errno, options: &RunOptions) -> String {
     match errno {
         Errno::EEXIST => format!("there is a group called {} already (EEXIST)", options.name),
         Errno::EXDEV => "this process is not of that run (EXDEV)".to_owned(),
         Errno::EACCES => "this process is of another run (EACCES)".to_owned(),
         Errno::ESRCH => "it is ending (ESRCH)".to_owned(),
-        Errno::EAGAIN => "it has too many groups (EAGAIN)".to_owned(),
+        Errno::EAGAIN => "its task limit is reached, or it has too many groups (EAGAIN)".to_owned(),
+        Errno::ENOENT => "there is no such group (ENOENT)".to_owned(),
         other => format!("{} ({other:?})", other.desc()),
     }
 }
@@ -385,7 +396,9 @@ impl<'a> Reaper<'a> {
             return;
         }
         if self.fate.is_none() {
-            let _ = sys::kill(self.command, signal);
+            let group = sender == TERMINAL;
+            let to = if group { -self.command } else { self.command };
+            let _ = sys::kill(to, signal);
         } else {
             let census = self.scanner.glance();
             kill::signal_all(&mut self.scanner, &census, signal);

@@ -156,6 +156,16 @@ impl Scanner {
         }
     }
 
+    /// Whether it has that mark.
+    pub fn is_spared(&self, pid: RawPid) -> bool {
+        self.spared.contains(&pid)
+    }
+
+    /// Everyone who has it.
+    pub fn spared(&self) -> impl Iterator<Item = RawPid> + '_ {
+        self.spared.iter().copied()
+    }
+
     /// The processes right below the root.
     pub fn children(&mut self) -> Vec<Identity> {
         let (root, mut found) = (self.root, Vec::new());

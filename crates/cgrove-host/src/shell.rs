@@ -15,27 +15,45 @@ use crate::mutant::{self, Mutant};
 use crate::procfs::Proc;
 use crate::sys::{self, RawPid};
 
+/// In `si_code`: sent by the kernel.
+const SI_KERNEL: i32 = 0x80;
+
 /// The calling process, as its shell sees it.
 #[derive(Debug)]
 pub(crate) struct Shell {
     session_leader: bool,
     /// Only ever continues us; 0 if there is none.
     supervisor: RawPid,
+    /// The command is in another session: what the terminal sends does not reach it by itself.
+    apart: bool,
 }
 
 impl Shell {
     /// For a process with this supervisor, or 0.
     pub(crate) fn new(supervisor: RawPid) -> Shell {
-        Shell { session_leader: getsid(None).is_ok_and(|sid| sid == getpid()), supervisor }
+        let session_leader = getsid(None).is_ok_and(|sid| sid == getpid());
+        Shell { session_leader, supervisor, apart: false }
+    }
+
+    /// For a process whose command is in another session.
+    pub(crate) fn apart() -> Shell {
+        Shell { apart: true, ..Shell::new(0) }
+    }
+
+    /// Whether a signal came from the terminal, and is for the command's whole process group.
+    pub(crate) fn is_the_terminals(&self, info: &siginfo) -> bool {
+        self.apart && info.ssi_code == SI_KERNEL
     }
 
     /// Whether the command should get a signal that came to us. What the kernel sends goes to the
     /// whole foreground group, except the hangup, which goes to a session leader alone, and the
     /// alarm that was set before cgrove was executed, which a fork does not inherit.
     pub(crate) fn concerns_command(&self, signal: i32, info: &siginfo) -> bool {
-        const SI_KERNEL: i32 = 0x80;
         if info.ssi_code == SI_KERNEL {
             return match signal {
+                // Job control ends at the session's edge.
+                libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU => false,
+                _ if self.apart => true,
                 libc::SIGHUP => self.session_leader,
                 libc::SIGALRM => true,
                 _ => false,

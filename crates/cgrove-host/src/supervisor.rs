@@ -15,16 +15,18 @@
 
 mod asked;
 mod ending;
+mod exec;
 mod members;
 mod visitors;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::Shutdown;
 use nix::unistd::{getpid, setsid};
 
 use crate::accounting::Accounting;
@@ -47,6 +49,7 @@ use crate::sys::{self, Fate, RawPid};
 use crate::title;
 use crate::wire::{FromCommand, ToFront, ToSupervisor};
 
+use self::exec::{Launching, Mourner};
 use self::members::Member;
 
 /// Descriptors that must be free for reading `/proc`, taking the listener in and opening the door.
@@ -104,6 +107,12 @@ pub(crate) struct Supervisor<'a> {
     gates: Vec<Gate>,
     /// Reapers of nested groups.
     members: Vec<Member>,
+    /// Commands that were brought in and have not executed yet.
+    launching: Vec<Launching>,
+    /// Who waits for groups to be gone.
+    mourners: Vec<Mourner>,
+    /// When everything began to be killed.
+    killing_since: Option<Instant>,
     /// When to look at groups that are being killed, and after how long the time after.
     doomed_due: Option<(Instant, Duration)>,
     /// Why nobody can come in from outside, if so.
@@ -117,6 +126,12 @@ pub(crate) struct Supervisor<'a> {
 pub fn supervise(options: &RunOptions, caller: &Caller, front: OwnedFd, started: Instant) -> ! {
     let failure = match Supervisor::start(options, caller, front.as_fd(), started) {
         Ok(mut supervisor) => {
+            if options.keeper {
+                // Whoever made it has nothing to wait for any more.
+                let _ = ToFront::Done.send(front.as_fd());
+                let _ = nix::sys::socket::shutdown(front.as_raw_fd(), Shutdown::Both);
+                supervisor.front = None;
+            }
             supervisor.run();
             supervisor.finish()
         }
@@ -148,7 +163,6 @@ impl<'a> Supervisor<'a> {
         let _ = sys::parent_death_signal(libc::SIGCONT);
         sys::become_subreaper().map_err(|e| HostError::call("cannot become a subreaper", e))?;
 
-        let argv = launch::argv(&options.command)?;
         let wants_gate = options.backend != BackendChoice::Only(Backend::Reaper);
         let program = if wants_gate { filter::program(options.limits_tasks()) } else { None };
         let gate_or_nothing = options.needs_gate(caller.sigchld_ignored);
@@ -185,6 +199,18 @@ impl<'a> Supervisor<'a> {
         check_spare_descriptors(front).map_err(setup)?;
 
         let door = Door::open(&options.name);
+        if options.keeper
+            && let Err(errno) = &door
+        {
+            return Err(HostError::new(
+                format_args!("cannot create group {}", options.name),
+                match errno {
+                    Errno::EEXIST => "there is one already (EEXIST)".to_owned(),
+                    other => format!("it can have no door: {} ({other:?})", other.desc()),
+                },
+                "choose another name; `cgrove tree` shows what there is",
+            ));
+        }
         if options.named && matches!(door, Err(Errno::EEXIST)) {
             return Err(HostError::new(
                 format_args!("cannot start a run called {}", options.name),
@@ -192,17 +218,25 @@ impl<'a> Supervisor<'a> {
                 "choose another --name; `cgrove tree` shows what runs",
             ));
         }
+        let argv = launch::argv(&options.command)?;
         let environment = launch::environment(&options.name);
-        let environment = environment.as_slice();
         let launch = Launch {
-            environment,
+            environment: &environment,
             argv: &argv,
             caller,
             gate: program.as_deref(),
             gate_or_nothing,
             held: ledger.is_freezing(),
+            gatekeeper: None,
+            own_session: false,
         };
-        let (command, socket) = launch::start(&launch)?;
+        // A keeper has none, and no process has this pid.
+        let mut command = 0;
+        let mut socket = None;
+        if !options.keeper {
+            let (pid, report) = launch::start(&launch)?;
+            (command, socket) = (pid, Some(report));
+        }
         // Not before the command exists: it stays in the caller's session. Cannot fail, for a fork
         // of the front leads no process group.
         if mutant::is(Mutant::SameSession) {
@@ -211,13 +245,8 @@ impl<'a> Supervisor<'a> {
             let _ = setsid();
         }
         // What the command was handed is its own to close: a reader waits for the last holder.
-        let mut kept = vec![
-            front.as_fd(),
-            front_copy.as_fd(),
-            signals.as_fd(),
-            scanner.as_fd(),
-            socket.as_fd(),
-        ];
+        let mut kept = vec![front.as_fd(), front_copy.as_fd(), signals.as_fd(), scanner.as_fd()];
+        kept.extend(socket.as_ref().map(AsFd::as_fd));
         kept.extend(door.iter().flat_map(Door::fds));
         inherited::let_go(&kept);
         // Not before the command is on its way; a refusal costs nothing but the disguise.
@@ -244,9 +273,12 @@ impl<'a> Supervisor<'a> {
             scanner,
             signals,
             front: Some(front_copy),
-            launch: Some(socket),
+            launch: socket,
             gates: Vec::new(),
             members: Vec::new(),
+            launching: Vec::new(),
+            mourners: Vec::new(),
+            killing_since: None,
             doomed_due: None,
             door,
             door_rests: None,
@@ -261,7 +293,7 @@ impl<'a> Supervisor<'a> {
     /// What is left to set up once the command exists: from here on a failure must kill it.
     fn watch(&mut self) -> Result<(), HostError> {
         let setup = |e| HostError::call("cannot set up the supervisor", e);
-        if self.ledger.adopt(self.command).is_err() {
+        if !self.options.keeper && self.ledger.adopt(self.command).is_err() {
             return Err(setup(Errno::EINVAL));
         }
         if let Some(socket) = self.launch.as_ref().filter(|_| self.ledger.is_freezing()) {
@@ -276,6 +308,9 @@ impl<'a> Supervisor<'a> {
             self.without_gate("asked for by --backend reaper".to_owned());
         } else if filter::program(false).is_none() {
             self.without_gate(gate::why_not(Errno::EOPNOTSUPP));
+        }
+        if self.options.keeper {
+            return Ok(());
         }
         if !self.options.limits_tasks() {
             // Threads do not ask then.
@@ -293,7 +328,12 @@ impl<'a> Supervisor<'a> {
                 gates: self.gates.iter().filter(|_| answers).map(AsFd::as_fd).collect(),
                 signals: self.signals.as_fd(),
                 front: self.front.as_ref().map(AsFd::as_fd),
-                launches: self.launch.iter().map(AsFd::as_fd).collect(),
+                launches: self
+                    .launch
+                    .iter()
+                    .chain(self.launching.iter().map(|launching| &launching.socket))
+                    .map(AsFd::as_fd)
+                    .collect(),
                 door: self
                     .door
                     .as_ref()
@@ -311,6 +351,7 @@ impl<'a> Supervisor<'a> {
                     return;
                 }
             };
+            let launches = usize::from(self.launch.is_some());
             let linked = |at: &usize| self.members.get(*at).map(|member| member.group);
             let links = ready.iter().filter_map(|event| match event {
                 Event::Link(at) => linked(at),
@@ -325,11 +366,13 @@ impl<'a> Supervisor<'a> {
                     Event::GateDeserted(at) => deserted = Some(at),
                     Event::Child => self.on_child(),
                     Event::Front => self.on_front(),
-                    Event::Launch(at) => self.on_launch(at),
+                    Event::Launch(at) if at < launches => self.on_launch(),
+                    Event::Launch(at) => self.on_launching(at - launches),
                     Event::Door => self.on_door(),
                     Event::Link(_) => {}
                 }
             }
+            self.launching.retain(|launching| !launching.done);
             // One at a time: the next wait tells of the others.
             if let Some(at) = deserted.filter(|at| *at < self.gates.len()) {
                 self.gates.remove(at);
@@ -450,7 +493,7 @@ impl<'a> Supervisor<'a> {
         self.launch.is_some()
     }
 
-    fn on_launch(&mut self, _: usize) {
+    fn on_launch(&mut self) {
         let Some(socket) = &self.launch else { return };
         match FromCommand::receive(socket.as_fd()) {
             Ok(Some(FromCommand::Listener(listener))) => {

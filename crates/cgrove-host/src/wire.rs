@@ -68,6 +68,37 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
 }
 
+/// Sends any number of bytes, in pieces.
+pub(crate) fn send_all(to: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
+    bytes.chunks(CHUNK).try_for_each(|chunk| packet(to, b'P', chunk, WAIT))?;
+    packet(to, b'E', &[], WAIT)
+}
+
+/// What came of [`send_all`].
+pub(crate) enum Piece {
+    /// There is more.
+    More,
+    /// That was all.
+    Last,
+    /// The other side is gone.
+    End,
+}
+
+/// Takes the next piece. E2BIG: it is more than `max` by now.
+pub(crate) fn take_piece(
+    from: BorrowedFd<'_>,
+    to: &mut Vec<u8>,
+    max: usize,
+) -> Result<Piece, Errno> {
+    let mut buf = vec![0; CHUNK + 1];
+    let Some((kind, body, _)) = receive(from, &mut buf)? else { return Ok(Piece::End) };
+    if to.len() + body.len() > max {
+        return Err(Errno::E2BIG);
+    }
+    to.extend_from_slice(body);
+    Ok(if kind == b'P' { Piece::More } else { Piece::Last })
+}
+
 /// A pair to tell by whether the other side lives. The first end takes nothing in: what is sent to
 /// it fails with EPIPE. So nothing, a descriptor that is slow to let go of in particular, can ever
 /// lie there.

@@ -3,6 +3,7 @@
 //! Usage errors exit with 125, not with clap's 2, because every status below 125 belongs to the
 //! command; and they are one line with a hint. One file below this one per group of commands.
 
+mod group;
 mod live;
 mod manual;
 mod run;
@@ -16,6 +17,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::run::Run;
+use crate::group::Group;
 use crate::live::Live;
 use crate::top::Top;
 
@@ -23,6 +25,8 @@ use crate::top::Top;
 pub enum Command {
     /// `cgrove run`
     Run(Box<Run>),
+    /// `cgrove create`, `exec`, `rm`
+    Group(Group),
     /// `cgrove doctor`
     Doctor {
         /// As JSON.
@@ -68,6 +72,8 @@ struct Cli {
 enum Sub {
     /// Run a command tree under limits and account for all of it
     Run(Box<run::RunArgs>),
+    #[command(flatten)]
+    Group(group::GroupCommand),
     /// Say what this place allows and which backend a run would take
     Doctor {
         /// Print one JSON object
@@ -111,6 +117,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     Ok(match cli.command {
         Sub::Run(args) => Command::Run(Box::new(args.resolve())),
         Sub::Doctor { json } => Command::Doctor { json },
+        Sub::Group(command) => Command::Group(command.resolve()),
         Sub::Live(command) => Command::Live(command.resolve()),
         Sub::Top { name, once } => Command::Top(Top { name, once }),
         Sub::Help { topic } => return Err(topics::help(topic.as_deref())),

@@ -441,8 +441,11 @@ impl Ledger {
         let place = own.or_else(|| most(&mut below.into_iter()));
         let hits = place.map_or(0, |(hits, _)| hits.min(group.refused));
         Figures {
-            limit: match Pids::css(&group.cgroup).map(|pids| pids.max()) {
-                Some(Limit::N(max)) => Some(max),
+            // The run's own is asked for when its cgroup is gone.
+            limit: match group.pids.max() {
+                Limit::N(max) if id == GroupId::RUN || Pids::css(&group.cgroup).is_some() => {
+                    Some(max)
+                }
                 _ => None,
             },
             peak: (group.peak_seen, group.pids.peak().max(group.peak_seen)),
@@ -451,6 +454,29 @@ impl Ledger {
             hits: (hits, place.map(|(_, id)| self.group(id).path.clone())),
             explains: own.is_some(),
         }
+    }
+
+    /// Everybody below this process is of the group from now on.
+    pub fn set_reaper(&mut self, id: GroupId, reaper: Identity) {
+        self.group_mut(id).reaper = Some(reaper);
+        self.reapers.insert(reaper.0, id);
+    }
+
+    /// Whether somebody reaps the group.
+    pub fn has_reaper(&self, id: GroupId) -> bool {
+        self.group(id).reaper.is_some()
+    }
+
+    /// The names of the groups right below.
+    pub fn names_below(&self, id: GroupId) -> Vec<String> {
+        let below = self.ids().filter(|&below| self.group(below).above == Some(id));
+        below.map(|below| self.group(below).cgroup.name().to_owned()).collect()
+    }
+
+    /// One process of the group or of those below.
+    pub fn somebody(&self, id: GroupId) -> Option<RawPid> {
+        let member = |known: &super::Known| self.is_within(known.group, id);
+        self.known.values().filter(|known| member(known)).map(|known| known.tgid).min()
     }
 
     /// Whether `pid` is a group's reaper, and of which.

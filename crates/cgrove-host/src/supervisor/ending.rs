@@ -18,6 +18,8 @@ use crate::wire::ToFront;
 
 /// While killing, the tree is looked at again at least this often, in case a death went unseen.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
+/// How long group reapers have to report when everything is being killed.
+const REAPERS_TIME: Duration = Duration::from_secs(1);
 
 impl Supervisor<'_> {
     pub(super) fn time_out(&mut self, now: Instant) {
@@ -79,7 +81,16 @@ impl Supervisor<'_> {
         } else {
             now + KILL_AGAIN
         };
+        if !matches!(self.phase, Phase::Killing { .. }) {
+            self.killing_since = Some(now);
+        }
         self.phase = Phase::Killing { again };
+        // Group reapers see their groups to the end. One that hangs on its asker does not.
+        if self.killing_since.is_some_and(|since| now - since >= REAPERS_TIME) {
+            for pid in self.scanner.spared() {
+                let _ = sys::kill(pid, libc::SIGKILL);
+            }
+        }
     }
 
     pub(super) fn fail(&mut self, error: HostError) {
@@ -107,6 +118,12 @@ impl Supervisor<'_> {
                 Fate::Exited(_) | Fate::Signaled(_) => {
                     self.accounting.collected(&waited);
                     self.ledger.reaped(waited.pid);
+                    if self.scanner.is_spared(waited.pid) {
+                        self.scanner.spare(waited.pid, false);
+                        self.forget_members();
+                        // Whoever is left of its group is to be killed.
+                        self.doomed_due.get_or_insert((Instant::now(), Duration::ZERO));
+                    }
                     look_again |= self.sweep.collected(waited.pid);
                     if waited.pid == self.command {
                         self.fate = Some(waited.fate);
@@ -130,10 +147,11 @@ impl Supervisor<'_> {
         if self.fate.is_some() {
             // The command can end before its report was read; it can send no more.
             while self.is_launching() {
-                self.on_launch(0);
+                self.on_launch();
             }
         }
-        if none_left {
+        let stays = self.options.keeper && !matches!(self.phase, Phase::Killing { .. });
+        if none_left && !stays {
             self.phase = Phase::Over;
         } else if matches!(self.phase, Phase::Killing { .. }) {
             if look_again {

@@ -14,7 +14,6 @@ use nix::errno::Errno;
 use super::{Phase, Supervisor, check_spare_descriptors};
 use crate::door::outer;
 use crate::door::{Entered, Entry, Left, Refused};
-use crate::filter;
 use crate::kill;
 use crate::ledger::GroupId;
 use crate::mutant::{self, Mutant};
@@ -44,6 +43,15 @@ pub(super) struct Member {
 }
 
 impl Member {
+    pub(super) fn new(
+        group: GroupId,
+        link: OwnedFd,
+        reaper: Option<OwnedFd>,
+        late_limit: bool,
+    ) -> Member {
+        Member { group, link, reaper, note: None, late_limit }
+    }
+
     pub(super) fn sources(&self) -> [Option<BorrowedFd<'_>>; 2] {
         [Some(self.link.as_fd()), self.reaper.as_ref().map(AsFd::as_fd)]
     }
@@ -114,7 +122,7 @@ impl Supervisor<'_> {
         let reaper = sys::pidfd_open(pid).ok();
         let id = self.ledger.create(above, &entry.name, Some((pid, start)), &entry.files)?;
         let late_limit = self.limits_tasks(&entry.files) && !self.threads_ask();
-        self.members.push(Member { group: id, link, reaper, note: None, late_limit });
+        self.members.push(Member::new(id, link, reaper, late_limit));
         Ok((self.entered(id), theirs))
     }
 
@@ -124,7 +132,7 @@ impl Supervisor<'_> {
 
     /// Whether threads ask at the gate.
     pub(super) fn threads_ask(&self) -> bool {
-        self.options.limits_tasks() && filter::program(true).is_some()
+        self.options.limits_tasks() && self.gates_threads()
     }
 
     pub(super) fn entered(&self, id: GroupId) -> Entered {
@@ -230,8 +238,9 @@ impl Supervisor<'_> {
         self.doomed_due = Some((Instant::now() + pause, pause));
     }
 
-    fn forget_members(&mut self) {
+    pub(super) fn forget_members(&mut self) {
         self.members.retain(|member| self.ledger.exists(member.group));
+        self.mourners.retain(|mourner| self.ledger.exists(mourner.group));
     }
 
     /// CPU time that is counted for whoever `tid` belongs to may be thrown away from now on.

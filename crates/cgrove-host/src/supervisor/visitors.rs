@@ -1,6 +1,7 @@
 //! What visitors ask at the door, and how they are served: one at a time, and never so long that
 //! those who wait at the gate suffer.
 
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -23,7 +24,7 @@ impl Supervisor<'_> {
         let Ok(door) = &mut self.door else { return };
         match door.knock() {
             Ok(None) => {}
-            Ok(Some(Visit { request, pid })) => {
+            Ok(Some(Visit { request, pid, fds })) => {
                 if let Request::Freeze { path, freeze } = &request {
                     // No rest after it: whoever may freeze may keep forks waiting.
                     if let Some(result) = self.serve_freeze(path, *freeze, pid) {
@@ -32,7 +33,7 @@ impl Supervisor<'_> {
                     return;
                 }
                 let begun = Instant::now();
-                let answer = self.serve(&request, pid);
+                let answer = self.serve(&request, pid, &fds);
                 let took = begun.elapsed();
                 if took >= LONG_ANSWER {
                     self.door_rests = begun.checked_add(took * DOOR_SHARE);
@@ -76,7 +77,7 @@ impl Supervisor<'_> {
         self.freeze();
     }
 
-    pub(super) fn serve(&mut self, request: &Request, pid: RawPid) -> Answer {
+    pub(super) fn serve(&mut self, request: &Request, pid: RawPid, fds: &[RawFd]) -> Answer {
         // What is told is to be true now, and not when somebody last asked; but what goes on is of
         // the moment when it began.
         match self.backend {
@@ -87,6 +88,8 @@ impl Supervisor<'_> {
         self.freeze();
         match request {
             Request::Enter(entry) => self.enter(entry, pid),
+            Request::Exec { at, entry } => self.exec(at, entry, pid, fds),
+            Request::Remove { path, kill } => self.remove(path, *kill, pid),
             other => (self.tell(other, pid), None),
         }
     }
@@ -101,7 +104,11 @@ impl Supervisor<'_> {
                 self.reachable(path, from)?;
                 self.ledger.list(path)
             }
-            Request::Freeze { .. } | Request::Enter(_) => Err(Errno::EINVAL),
+            Request::Freeze { .. }
+            | Request::Enter(_)
+            | Request::Exec { .. }
+            | Request::Remove { .. } => Err(Errno::EINVAL),
+            Request::Make { at, entry } => self.make(at, entry, pid),
             Request::Snapshot { offset } => {
                 let top = from.unwrap_or(GroupId::RUN);
                 self.ledger.snapshot(self.backend, top, *offset)

@@ -210,6 +210,10 @@ impl Scanner {
     /// nobody else. `halts` says of a task `Some(true)`: it has come to a halt; `Some(false)`: it
     /// is told of, and does not matter; `None`: unknown.
     ///
+    /// Where groups beside it run on, `Some(false)` is for their tasks, and what follows holds for
+    /// the group's reaper in place of the root: as long as it lives it cannot be missed with those
+    /// below it who are seen.
+    ///
     /// One pass is enough. A task that it misses has a parent when the pass begins. If the pass
     /// saw that parent alive, it read of the child then; so the parent died first, or is missed
     /// itself, and so on up to a child of the root, which cannot be missed. Whoever is seen has

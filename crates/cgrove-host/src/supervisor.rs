@@ -19,7 +19,7 @@ mod exec;
 mod members;
 mod visitors;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -105,6 +105,8 @@ pub(crate) struct Supervisor<'a> {
     /// Of the command, until it has executed, or failed to.
     launch: Option<OwnedFd>,
     gates: Vec<Gate>,
+    /// Forks of frozen groups that are not answered: listener, question, asker.
+    held: Vec<(RawFd, u64, RawPid)>,
     /// Reapers of nested groups.
     members: Vec<Member>,
     /// Commands that were brought in and have not executed yet.
@@ -275,6 +277,7 @@ impl<'a> Supervisor<'a> {
             front: Some(front_copy),
             launch: socket,
             gates: Vec::new(),
+            held: Vec::new(),
             members: Vec::new(),
             launching: Vec::new(),
             mourners: Vec::new(),
@@ -322,6 +325,7 @@ impl<'a> Supervisor<'a> {
     fn run(&mut self) {
         while self.phase != Phase::Over {
             self.freeze();
+            self.on_held();
             // What is not taken stays asked, and can be frozen asking.
             let answers = !self.is_frozen() || mutant::is(Mutant::FrozenForks);
             let sources = Sources {

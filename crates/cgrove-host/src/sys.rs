@@ -262,7 +262,13 @@ pub enum Answer {
     Continue,
     /// Fail it with this errno.
     Refuse(Errno),
+    /// Run it again when the task comes back from what awaits it (ERESTARTNOINTR).
+    Restart,
 }
+
+/// Of the kernel alone, and in no header: the call begins anew on the way back to user mode, after
+/// stops and signals. Without any of those pending a program would see it.
+const ERESTARTNOINTR: i32 = 513;
 
 /// SECCOMP_IOCTL_NOTIF_SEND. ENOENT: the asker no longer waits, and the call did not run.
 pub fn notif_send(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Result<(), Errno> {
@@ -272,10 +278,11 @@ pub fn notif_send(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Result<(
         error: match answer {
             Answer::Continue => 0,
             Answer::Refuse(errno) => -(errno as i32),
+            Answer::Restart => -ERESTARTNOINTR,
         },
         flags: match answer {
             Answer::Continue => libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
-            Answer::Refuse(_) => 0,
+            Answer::Refuse(_) | Answer::Restart => 0,
         },
     };
     ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut raw)

@@ -1,11 +1,13 @@
 //! What tasks ask at the gate, and how they are answered.
 
+use std::os::fd::{AsFd, AsRawFd};
+
 use nix::errno::Errno;
 
 use super::Supervisor;
 use crate::error::HostError;
 use crate::filter::Namespace;
-use crate::gate::Asked;
+use crate::gate::{Asked, Gate};
 use crate::mutant::{self, Mutant};
 use crate::options::Feature;
 use crate::report::Backend;
@@ -99,7 +101,44 @@ impl Supervisor<'_> {
         }
     }
 
+    /// A member of a frozen group asks while others run on. It waits inside the kernel and cannot
+    /// stop there; so it is sent on its way, to ask again after the thaw.
+    pub(super) fn hold_frozen(&mut self, at: usize, id: u64, tid: RawPid) -> bool {
+        if !self.ledger.is_asker_frozen(tid, &mut self.scanner) || mutant::is(Mutant::FrozenForks) {
+            return false;
+        }
+        if !self.ledger.knows(tid) {
+            self.ledger.reconcile(&mut self.scanner);
+        }
+        if let Some(gate) = self.gates.get(at) {
+            self.held.push((gate.as_fd().as_raw_fd(), id, tid));
+        }
+        true
+    }
+
+    /// Looks after those that are held: whoever is seized is put off, whoever was thawed is asked.
+    pub(super) fn on_held(&mut self) {
+        for (listener, id, tid) in std::mem::take(&mut self.held) {
+            let same = |gate: &Gate| gate.as_fd().as_raw_fd() == listener;
+            let Some(at) = self.gates.iter().position(same) else { continue };
+            if !self.gates[at].still_waiting(id) {
+                continue;
+            }
+            if !self.ledger.is_asker_frozen(tid, &mut self.scanner) {
+                self.on_fork(at, id, tid);
+            } else if self.freezer.awaits(tid) {
+                self.gates[at].put_off(id);
+            } else {
+                // Somebody else traces it, say: it waits for the thaw.
+                self.held.push((listener, id, tid));
+            }
+        }
+    }
+
     pub(super) fn on_fork(&mut self, at: usize, id: u64, tid: RawPid) {
+        if self.hold_frozen(at, id, tid) {
+            return;
+        }
         if !self.ledger.fits(tid, &mut self.scanner) {
             // The limit counts the dead until they are collected, so collect.
             self.reap();

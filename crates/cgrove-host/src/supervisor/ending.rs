@@ -35,12 +35,12 @@ impl Supervisor<'_> {
         }
         let census = self.scanner.census();
         kill::signal_all(&mut self.scanner, &census, libc::SIGTERM);
-        if self.ledger.is_freezing() {
+        if self.ledger.freezes_some() {
             // Or nobody could clean up. The signal is what everyone finds on waking.
             for tid in self.freezer.stopped_jobs() {
                 let _ = sys::kill(tid, libc::SIGCONT);
             }
-            let _ = self.ledger.freeze("", false);
+            self.ledger.thaw_all();
             self.freeze();
         }
     }

@@ -25,6 +25,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
@@ -52,6 +53,8 @@ const MAX_FDS: usize = 5;
 pub const CHUNK: usize = 64 * 1024;
 /// How long an asker waits: the supervisor answers within microseconds, unless it was stopped.
 const PATIENCE_MS: u16 = 5000;
+/// How long the end of a supervisor waits for its last answer to be sent.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// In no run's name (a cgroup's has no line break), and in that of a socket which is not open yet.
 const FRESH: char = '\n';
 
@@ -248,6 +251,8 @@ struct Porter {
     wake: OwnedFd,
     asked: Receiver<Visit>,
     answers: SyncSender<Answer>,
+    /// Comes when an answer was sent.
+    sent: Receiver<()>,
 }
 
 impl Door {
@@ -308,7 +313,16 @@ impl Door {
     pub(crate) fn answer(&self, result: Result<Vec<u8>, Errno>, pass: Option<OwnedFd>) {
         if let Some(porter) = &self.porter {
             // There is room: the porter takes an answer before it asks again.
+            while porter.sent.try_recv().is_ok() {}
             let _ = porter.answers.try_send((result, pass));
+        }
+    }
+
+    /// Waits until the last answer was sent, before the process ends: not for long, since whatever
+    /// holds the porter up is others' doing.
+    pub(crate) fn see_out(&self) {
+        if let Some(porter) = &self.porter {
+            let _ = porter.sent.recv_timeout(LAST_WORDS);
         }
     }
 
@@ -340,17 +354,24 @@ impl Porter {
         let (wake, ring) = wire::pair()?;
         let (ask, asked) = sync_channel(1);
         let (answers, answered) = sync_channel(1);
+        let (send, sent) = sync_channel(1);
         // Every signal is blocked here, and so in the thread.
         std::thread::Builder::new()
             .name("cg-porter".to_owned())
-            .spawn(move || attend(&socket, &ring, &ask, &answered))
+            .spawn(move || attend(&socket, &ring, &ask, &answered, &send))
             .map_err(|_| Errno::EAGAIN)?;
-        Ok(Porter { wake, asked, answers })
+        Ok(Porter { wake, asked, answers, sent })
     }
 }
 
 /// The porter's work. It ends when it is of no use any more.
-fn attend(socket: &OwnedFd, ring: &OwnedFd, ask: &SyncSender<Visit>, answered: &Receiver<Answer>) {
+fn attend(
+    socket: &OwnedFd,
+    ring: &OwnedFd,
+    ask: &SyncSender<Visit>,
+    answered: &Receiver<Answer>,
+    sent: &SyncSender<()>,
+) {
     let mut buf = vec![0; MAX_REQUEST];
     loop {
         let (visit, fds) = match receive(socket, &mut buf) {
@@ -366,6 +387,7 @@ fn attend(socket: &OwnedFd, ring: &OwnedFd, ask: &SyncSender<Visit>, answered: &
         if let Some(reply) = fds.first() {
             answer(reply, result, pass.as_ref());
         }
+        let _ = sent.try_send(());
     }
 }
 

@@ -41,7 +41,7 @@ use crate::error::HostError;
 use crate::filter;
 use crate::inherited;
 use crate::launch::{self, Caller, Launch};
-use crate::nested::{self, Asker, Hold, Reaper};
+use crate::nested::{self, Asker, Begun, Hold, Reaper};
 use crate::options::{BackendChoice, RunOptions};
 use crate::report::Backend;
 use crate::sys;
@@ -284,8 +284,8 @@ fn run(
         let remote = socket
             .try_clone()
             .map_err(|_| HostError::call("cannot set up the group", Errno::EMFILE))?;
-        let asker = Asker::Remote(remote);
-        Reaper::start(hold, &options, &caller, &launch, asker, signals, Vec::new(), started)
+        let begun = Begun { asker: Asker::Remote(remote), signals, kin: Vec::new(), started };
+        Reaper::start(hold, &options, &caller, &launch, begun)
     })();
     let reaper = match prepared {
         Ok(reaper) => reaper,

@@ -27,7 +27,7 @@ use crate::inherited;
 use crate::kill::Sweep;
 use crate::launch::{self, Caller, Launch};
 use crate::mutant::{self, Mutant};
-use crate::nested::{self, Asker, Hold, Reaper, TERMINAL};
+use crate::nested::{self, Asker, Begun, Hold, Reaper, TERMINAL};
 use crate::options::{BackendChoice, RunOptions};
 use crate::report::{Backend, Report, nanos};
 use crate::scan::{Identity, Scanner};
@@ -130,7 +130,8 @@ fn run_inside(
     let signals = SignalFd::with_flags(&SigSet::all(), flags)
         .map_err(|e| HostError::call("cannot set up the run", e))?;
     let shell = Asker::Shell(Shell::new(0));
-    let reaper = Reaper::start(hold, options, caller, &launch, shell, signals, kin, started)?;
+    let begun = Begun { asker: shell, signals, kin, started };
+    let reaper = Reaper::start(hold, options, caller, &launch, begun)?;
     let mut kept = reaper.fds();
     kept.extend(terminal.as_ref().map(|terminal| terminal.stream));
     kept.extend_from_slice(in_use);

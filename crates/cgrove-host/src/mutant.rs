@@ -72,8 +72,6 @@ pub enum Mutant {
     LostSpared,
     /// Whoever asks at the door may act on the whole run.
     MembershipUnchecked,
-    /// At the limit, a census that the tree spoiled has to do.
-    Unsettled,
 }
 
 /// Whether this build runs with that defect.

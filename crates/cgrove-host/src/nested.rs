@@ -126,6 +126,16 @@ pub(crate) enum Asker {
     Nobody,
 }
 
+/// What the calling process has when it becomes a reaper.
+pub(crate) struct Begun {
+    pub(crate) asker: Asker,
+    /// Reads all signals; all are blocked.
+    pub(crate) signals: SignalFd,
+    /// Children from before, which are not of the group.
+    pub(crate) kin: Vec<Identity>,
+    pub(crate) started: Instant,
+}
+
 /// The state of a group at its reaper. `conclude.rs` turns it into the report.
 pub(crate) struct Reaper<'a> {
     pub(crate) options: &'a RunOptions,
@@ -187,17 +197,15 @@ fn unmet_for_threads(options: &RunOptions, entered: &Entered, caller: &Caller) -
 }
 
 impl<'a> Reaper<'a> {
-    /// Forks the command into the group. `signals` reads all signals, and all are blocked.
+    /// Forks the command into the group.
     pub(crate) fn start(
         hold: Hold,
         options: &'a RunOptions,
         caller: &'a Caller,
         launch: &Launch<'_>,
-        asker: Asker,
-        signals: SignalFd,
-        kin: Vec<Identity>,
-        started: Instant,
+        begun: Begun,
     ) -> Result<Reaper<'a>, HostError> {
+        let Begun { asker, signals, kin, started } = begun;
         let scanner = Scanner::open(getpid().as_raw())?.without(&kin);
         let (command, socket) = launch::start(launch)?;
         if launch.held {

@@ -135,6 +135,12 @@ pub fn supervise(options: &RunOptions, caller: &Caller, front: OwnedFd, started:
                 supervisor.front = None;
             }
             supervisor.run();
+            if options.keeper
+                && let Ok(door) = &supervisor.door
+            {
+                // Whoever removed it waits for the answer.
+                door.see_out();
+            }
             supervisor.finish()
         }
         Err(error) => Err(error),

@@ -47,8 +47,9 @@ use crate::wire;
 
 /// A request has to fit one datagram.
 const MAX_REQUEST: usize = 64 * 1024;
-/// And so many descriptors: the socket for the answer, a directory and three streams.
-const MAX_FDS: usize = 5;
+/// As many descriptors as a message can bring (SCM_MAX_FD in unix(7)): with room for all of them
+/// none is left where it could not be closed.
+const MAX_FDS: usize = 253;
 /// At most this much of a file is answered at a time; the asker comes back for more.
 pub const CHUNK: usize = 64 * 1024;
 /// How long an asker waits: the supervisor answers within microseconds, unless it was stopped.
@@ -392,8 +393,8 @@ fn attend(
 }
 
 /// Waits for a message; `None` if it is none that gets an answer. ENOBUFS: it came with descriptors
-/// that could not be taken in, some of which are ours now and cannot be told apart. Nobody who asks
-/// does that, so once is enough.
+/// that could not be taken in, for want of numbers, some of which are ours now and cannot be told
+/// apart. Once is enough.
 fn receive(socket: &OwnedFd, buf: &mut [u8]) -> Result<Option<Knock>, Errno> {
     let mut space = nix::cmsg_space!(UnixCredentials, [RawFd; MAX_FDS]);
     let (mut who, mut brought) = (None, Vec::new());

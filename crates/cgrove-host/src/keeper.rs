@@ -56,6 +56,8 @@ pub fn create(options: &RunOptions) -> Result<(), HostError> {
 fn become_keeper(mut options: RunOptions, socket: std::os::fd::OwnedFd, started: Instant) -> ! {
     let _ = sys::block_all_signals();
     let _ = chdir("/");
+    // Every command takes some; what they get themselves is their askers'.
+    sys::raise_descriptor_limit();
     sys::set_signal_ignored(libc::SIGCHLD, false);
     if options.backend == BackendChoice::Auto {
         // Every command is to have the same, so it is settled once.

@@ -458,6 +458,14 @@ pub(crate) fn set_resource_limits(limits: &[(u32, u64, u64)]) {
     }
 }
 
+/// Allows this process as many descriptors as it may have.
+pub(crate) fn raise_descriptor_limit() {
+    let own = resource_limits().into_iter();
+    let own = own.filter(|(resource, ..)| *resource == libc::RLIMIT_NOFILE as u32);
+    let raised: Vec<(u32, u64, u64)> = own.map(|(it, _, hard)| (it, hard, hard)).collect();
+    set_resource_limits(&raised);
+}
+
 /// getpriority(2) of this process.
 pub(crate) fn niceness() -> i32 {
     // SAFETY: integers only. For the calling process it cannot fail.

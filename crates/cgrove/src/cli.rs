@@ -61,7 +61,7 @@ pub enum Stop {
     disable_help_subcommand = true,
     help_template = "{about}\n\nUsage: {usage}\n\n{subcommands}{after-help}",
     after_help = "More: `cgrove COMMAND --help`; `cgrove help TOPIC`: limits, backends, report,\n\
-        watching, files, environment, exit-status; `cgrove --version`."
+        watching, files, groups, environment, exit-status; `cgrove --version`."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -109,7 +109,9 @@ enum Sub {
 
 /// Parses the arguments, the program's name first.
 pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
-    let short = Cli::command().mut_subcommand("run", |run| run.override_help(run::SCREEN));
+    let short = Cli::command()
+        .mut_subcommand("run", |run| run.override_help(run::SCREEN))
+        .mut_subcommand("exec", |exec| exec.override_help(group::exec_screen()));
     let cli = short
         .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches))
@@ -232,13 +234,15 @@ mod tests {
             assert!(page.lines().count() <= 24, "{} lines:\n{page}", page.lines().count());
             assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
         }
-        let screen = text(&["cgrove", "run", "--help"]);
-        let full = text(&["cgrove", "help", "run"]);
-        let cli = Cli::command();
-        let run = cli.find_subcommand("run").unwrap();
-        for option in run.get_opts().filter_map(clap::Arg::get_long) {
-            for page in [&screen, &full] {
-                assert!(page.contains(&format!("--{option}")), "{option} is missing:\n{page}");
+        for command in ["run", "exec"] {
+            let screen = text(&["cgrove", command, "--help"]);
+            let full = text(&["cgrove", "help", command]);
+            let cli = Cli::command();
+            let it = cli.find_subcommand(command).unwrap();
+            for option in it.get_opts().filter_map(clap::Arg::get_long) {
+                for page in [&screen, &full] {
+                    assert!(page.contains(&format!("--{option}")), "{option} is missing:\n{page}");
+                }
             }
         }
         for name in &names {

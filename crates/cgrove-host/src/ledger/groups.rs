@@ -69,6 +69,8 @@ pub(super) struct Group {
     pub(super) standing: Standing,
     /// Everybody below this process, and not the process itself, is of the group.
     pub(super) reaper: Option<Identity>,
+    /// The reaper is the supervisor's child, wherever the group is: so its orphans are.
+    apart: bool,
     /// Charges of forks whose child has no name yet.
     pub(super) nameless: Vec<Fork>,
     /// Charges of forks whose child may never be seen, below one of the `hidden`.
@@ -99,6 +101,7 @@ impl Group {
             above,
             standing: Standing::Open,
             reaper,
+            apart: false,
             nameless: Vec::new(),
             blind: Vec::new(),
             expected: None,
@@ -456,9 +459,11 @@ impl Ledger {
         }
     }
 
-    /// Everybody below this process is of the group from now on.
+    /// Everybody below this child of the supervisor is of the group from now on.
     pub fn set_reaper(&mut self, id: GroupId, reaper: Identity) {
-        self.group_mut(id).reaper = Some(reaper);
+        let group = self.group_mut(id);
+        group.reaper = Some(reaper);
+        group.apart = true;
         self.reapers.insert(reaper.0, id);
     }
 
@@ -557,7 +562,8 @@ impl Ledger {
         };
         let next = |id: GroupId| {
             let reaped = |&above: &GroupId| self.group(above).reaper.is_some();
-            self.chain(id).skip(1).find(reaped).unwrap_or(GroupId::RUN)
+            let above = self.chain(id).skip(1).filter(|_| !self.group(id).apart);
+            above.into_iter().find(reaped).unwrap_or(GroupId::RUN)
         };
         self.ids().filter(lost).map(|id| (id, next(id))).collect()
     }

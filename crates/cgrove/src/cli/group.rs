@@ -5,7 +5,7 @@ use std::time::Duration;
 use cgrove_host::options::RunOptions;
 use clap::Subcommand;
 
-use super::run::{BackendArg, RunArgs};
+use super::run::{BackendArg, RunArgs, SCREEN};
 use super::values::{self, PidsMax};
 use crate::group::Group;
 
@@ -16,14 +16,14 @@ pub(super) enum GroupCommand {
         /// Its name, or a path below a live run or group: NAME or NAME/PATH
         #[arg(value_parser = place)]
         path: Place,
-        /// At most N tasks (processes and threads) at a time, in all that is in it
+        /// At most N tasks at a time, in all that is in it
         #[arg(long, value_name = "N|max", value_parser = values::pids_max)]
         pids_max: Option<PidsMax>,
-        /// Write an interface file of its cgroup first, e.g. pids.max=64
+        /// Write a file of its cgroup first: pids.max=64
         #[arg(long, value_name = "FILE=VALUE", value_parser = values::setting)]
         set: Vec<(String, String)>,
-        /// How to hold what will be in it
-        #[arg(long, value_enum, default_value_t = BackendArg::Auto)]
+        /// Hold trees by auto, gate or reaper
+        #[arg(long, value_enum, default_value_t = BackendArg::Auto, hide_possible_values = true)]
         backend: BackendArg,
     },
     /// Run a command in a live group, in a cgroup of its own below it
@@ -41,6 +41,14 @@ pub(super) enum GroupCommand {
         #[arg(long)]
         kill: bool,
     },
+}
+
+/// What `cgrove exec --help` prints: the options are those of `run`.
+pub(super) fn exec_screen() -> String {
+    let (usage, rest) = SCREEN.split_once("\n\n").unwrap_or(("", SCREEN));
+    let (_, rest) = rest.split_once("\n\n").unwrap_or(("", rest));
+    let usage = usage.replace("cgrove run", "cgrove exec GROUP");
+    format!("{usage}\n\nRun a command in a live group, in a cgroup of its own below it.\n\n{rest}")
 }
 
 /// A group to be.

@@ -440,6 +440,14 @@ fn without_a_gate_groups_are_sampled(place: Place) {
     assert_eq!(report.classes.pids, Class::Sampled);
     assert!(report.pids_max.hits.unwrap() >= 15, "{report:?} {ended:?}");
     assert!(report.pids_max.place.unwrap().ends_with("/in"));
+    if place == Place::Jail {
+        // Where nothing else is possible a group that lasts does without, too.
+        let keeper = Keeper::new(Place::Deaf, &["--pids-max", "5"]);
+        let ended = keeper.exec().script("echo $CGROVE; exit 6; : MARK").end();
+        assert_eq!(ended.status, 6, "{ended:?}");
+        assert_eq!(ended.report().classes.pids, Class::Sampled);
+        keeper.remove(&[]);
+    }
 }
 
 fn a_group_lasts_until_it_is_removed(place: Place) {

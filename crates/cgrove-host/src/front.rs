@@ -24,6 +24,7 @@ use crate::door::{self, outer};
 use crate::error::HostError;
 use crate::exec;
 use crate::inherited;
+use crate::keeper;
 use crate::kill::Sweep;
 use crate::launch::{self, Caller, Launch};
 use crate::mutant::{self, Mutant};
@@ -161,7 +162,7 @@ pub fn exec(
     };
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(setup)?;
-    let (_, socket) = exec::ask(path, options, &caller, closed)?;
+    let (entered, socket) = exec::ask(path, options, &caller, closed)?;
     let mut front = Front {
         socket,
         signals,
@@ -176,6 +177,11 @@ pub fn exec(
     kept.extend_from_slice(in_use);
     inherited::let_go(&kept);
     front.serve();
+    if matches!(front.outcome, Some(Outcome::SupervisorGone)) {
+        // Its reaper was killed. If the supervisor lives it is killing the group: not before that is
+        // done is the command over.
+        let _ = keeper::remove(&entered.full, true);
+    }
     front.conclude(options, started)
 }
 

@@ -29,6 +29,7 @@
 //! So `current` is at least the number of tasks that exist, at all times. Kernel threads that
 //! io_uring adds to a process do not pass the gate; the next census takes them in.
 
+mod ancestry;
 mod files;
 mod freeze;
 mod groups;
@@ -111,8 +112,8 @@ pub struct Ledger {
     hidden: Vec<RawPid>,
     /// Whoever asked for the latest charge is, or is below one that nobody can find.
     asker_hidden: bool,
-    /// The group that the latest charge was for.
-    asking: GroupId,
+    /// Who asked last, and for which group.
+    asking: (RawPid, GroupId),
     /// The first that ever was.
     first_hidden: Option<RawPid>,
     /// By thread. Never more to come than these, and so never more charges needed for them.
@@ -155,7 +156,7 @@ impl Ledger {
             known: HashMap::new(),
             hidden: Vec::new(),
             asker_hidden: false,
-            asking: GroupId::RUN,
+            asking: (0, GroupId::RUN),
             first_hidden: None,
             unproven: HashMap::new(),
             all_seen: false,
@@ -180,8 +181,9 @@ impl Ledger {
 
     /// Whether one more task, forked by thread `tid`, would be within the limits, as far as the
     /// ledger knows.
-    pub fn fits(&self, tid: RawPid, scanner: &mut Scanner) -> bool {
-        self.group(self.group_asking(tid, scanner)).pids.fits(1)
+    pub fn fits(&mut self, tid: RawPid, scanner: &mut Scanner) -> bool {
+        self.asking = (tid, self.find_asker(tid, scanner));
+        self.group(self.asking.1).pids.fits(1)
     }
 
     /// Thread `tid` asks for a new task: charges it, or refuses at the limit. Before it refuses it
@@ -192,8 +194,11 @@ impl Ledger {
         self.fx.set_now(self.now());
         self.unproven.remove(&tid);
         self.all_seen = false;
-        let group = self.group_asking(tid, scanner);
-        self.asking = group;
+        let (asked, mut group) = self.asking;
+        if asked != tid || !self.exists(group) {
+            group = self.find_asker(tid, scanner);
+        }
+        self.asking = (tid, group);
         if self.is_nested() && self.is_shut(group) {
             self.count_refusal(group);
             return Err(CoreErrno::EAGAIN);
@@ -211,7 +216,10 @@ impl Ledger {
             self.reconcile(scanner);
         }
         self.asker_hidden = !self.hidden.is_empty() && !scanner.finds(tid, &self.hidden);
-        let group = if self.exists(group) { group } else { GroupId::RUN };
+        if !self.exists(group) {
+            // It has ended while it was counted.
+            return Err(CoreErrno::EAGAIN);
+        }
         let fork = self.take_charge(group);
         self.perform();
         fork
@@ -222,7 +230,7 @@ impl Ledger {
         // If everyone has a name and was there a moment ago, or asks, so many exist once the fork
         // succeeds.
         let all_there = self.all_seen || self.known.len() == 1 || mutant::is(Mutant::DeadCounted);
-        let group = self.asking;
+        let (_, group) = self.asking;
         for id in self.chain(group).collect::<Vec<_>>() {
             self.group_mut(id).forks += 1;
             if all_there && self.pending(id) == 0 {
@@ -514,9 +522,9 @@ impl Ledger {
             |seen: &&Seen| self.known.get(&seen.tid).is_some_and(|k| k.tgid != seen.tgid);
         let mistaken: Vec<RawPid> = census.members().filter(mistaken).map(|s| s.tid).collect();
         mistaken.into_iter().for_each(|tid| self.forget(tid));
-        let mut orphanages = Vec::new();
+        let (mut orphanages, mut without) = (Vec::new(), Vec::new());
         if self.is_nested() {
-            self.look_for_reapers(scanner);
+            without = self.look_for_reapers(scanner);
             orphanages = self.orphanages(asks);
         }
         let (leaders, threads): (Vec<&Seen>, Vec<&Seen>) = census
@@ -529,6 +537,7 @@ impl Ledger {
             false => GroupId::RUN,
         };
         let homes: Vec<GroupId> = leaders.iter().map(home).collect();
+        self.forget_reapers(without);
         let placed = leaders.into_iter().zip(homes.into_iter().map(Some));
         for (seen, home) in placed.chain(threads.into_iter().map(|seen| (seen, None))) {
             let leader = match self.known.get(&seen.tgid) {

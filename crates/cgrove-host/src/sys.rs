@@ -461,7 +461,7 @@ pub(crate) fn set_resource_limits(limits: &[(u32, u64, u64)]) {
 /// Allows this process as many descriptors as it may have.
 pub(crate) fn raise_descriptor_limit() {
     let own = resource_limits().into_iter();
-    let own = own.filter(|(resource, ..)| *resource == libc::RLIMIT_NOFILE as u32);
+    let own = own.filter(|(resource, ..)| *resource == libc::RLIMIT_NOFILE);
     let raised: Vec<(u32, u64, u64)> = own.map(|(it, _, hard)| (it, hard, hard)).collect();
     set_resource_limits(&raised);
 }

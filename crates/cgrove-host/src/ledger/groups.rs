@@ -1,22 +1,7 @@
-//! The groups of a run: which cgroup a task belongs to, and when a group is gone.
+//! The groups of a run: what each is charged, how it begins and when it is gone.
 //!
-//! **Membership is ancestry, level by level.** Each nested group has a *reaper*, a child subreaper
-//! that is not of the group itself: everything below it is, and an orphan of the group becomes the
-//! reaper's child. So a newcomer belongs to the group of the reaper, or to the group of the known
-//! task, that comes first on its way up; and a fork is charged to the group of whoever asks, or, if
-//! a reaper asks, to the reaper's group.
-//!
-//! **When a reaper is gone** its group is *lost*: it is killed, and its orphans go up to the next
-//! reaper. Those with a name are told from others by their names. One without a name whose way up
-//! ends right at that next reaper was forked by somebody who is gone: by a member of the group
-//! around, or of a lost group below. A child that nobody has seen has a charge in its group, so it
-//! can be a lost group's only while that group holds charges without names; then it is taken for
-//! the lost group's, and killed with it. That can hit an orphan of the group around, forked in the
-//! same moment, and never leaves one of the lost group alive. Whether a reaper is alive is asked
-//! after the census whose newcomers are placed: nobody in it was orphaned by a later death.
-//!
-//! Where forks do not ask there are no charges to tell by, and every newcomer at that place counts
-//! as the lost group's until it is gone.
+//! Groups are cgroups of the core. Beside what the core keeps, a group has the charges of forks
+//! whose child nobody has seen, and a reaper; `ancestry.rs` tells who belongs to it.
 
 use std::sync::Arc;
 
@@ -27,15 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{CoreErrno, Ledger};
 use crate::mutant::{self, Mutant};
-use crate::scan::{Census, Identity, Scanner, Seen};
+use crate::scan::{Census, Identity, Seen};
 use crate::sys::{self, RawPid};
 
 /// Groups that a run may have at a time. Each takes descriptors of the supervisor.
 pub const MAX_GROUPS: usize = 1024;
 /// As long as `--name` may be.
 const MAX_NAME: usize = 255;
-/// How often the way up from a process is tried.
-const MAX_WALKS: usize = 16;
 
 /// One group of the run, while it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,8 +52,10 @@ pub(super) struct Group {
     pub(super) standing: Standing,
     /// Everybody below this process, and not the process itself, is of the group.
     pub(super) reaper: Option<Identity>,
+    /// Who was its reaper, while it may have children yet.
+    pub(super) former: Option<Identity>,
     /// The reaper is the supervisor's child, wherever the group is: so its orphans are.
-    apart: bool,
+    pub(super) apart: bool,
     /// Charges of forks whose child has no name yet.
     pub(super) nameless: Vec<Fork>,
     /// Charges of forks whose child may never be seen, below one of the `hidden`.
@@ -101,6 +86,7 @@ impl Group {
             above,
             standing: Standing::Open,
             reaper,
+            former: None,
             apart: false,
             nameless: Vec::new(),
             blind: Vec::new(),
@@ -347,9 +333,9 @@ impl Ledger {
 
     /// The group's reaper is gone: it is killed, orphans included.
     pub fn lose(&mut self, id: GroupId) {
-        if let Some((pid, _)) = self.group_mut(id).reaper.take() {
-            self.reapers.remove(&pid);
-        }
+        let group = self.group_mut(id);
+        // Its link closes before its children have gone to another, and they are the group's still.
+        group.former = group.reaper.take().or(group.former);
         self.doom(id, true);
         self.group_mut(id).standing = Standing::Lost;
     }
@@ -484,50 +470,6 @@ impl Ledger {
         self.known.values().filter(|known| member(known)).map(|known| known.tgid).min()
     }
 
-    /// Whether `pid` is a group's reaper, and of which.
-    pub fn reaps(&self, pid: RawPid) -> Option<GroupId> {
-        self.reapers.get(&pid).copied()
-    }
-
-    /// The group that a fork by thread `tid` counts for.
-    pub(super) fn group_asking(&self, tid: RawPid, scanner: &mut Scanner) -> GroupId {
-        if !self.is_nested() || mutant::is(Mutant::ChargedToRun) {
-            return GroupId::RUN;
-        }
-        self.group_of(tid, scanner).ok().flatten().unwrap_or(GroupId::RUN)
-    }
-
-    /// The group of a process of the tree, a reaper's own for a reaper; `None` if it is not of the
-    /// tree. What nobody knows yet belongs to the first known on the way up.
-    ///
-    /// ESRCH: the process is gone, or its way up cannot be followed.
-    pub fn group_of(&self, tid: RawPid, scanner: &mut Scanner) -> Result<Option<GroupId>, Errno> {
-        // Whoever dies on the way up breaks a walk, and is not on the next one.
-        (0..MAX_WALKS).find_map(|_| self.walk_up(tid, scanner)).ok_or(Errno::ESRCH)
-    }
-
-    fn walk_up(&self, tid: RawPid, scanner: &mut Scanner) -> Option<Option<GroupId>> {
-        let mut at = tid;
-        for _ in 0..4096 {
-            if let Some(&id) = self.reapers.get(&at) {
-                return Some(Some(id));
-            }
-            if let Some(known) = self.known.get(&at) {
-                let reaps = self.reapers.get(&known.tgid).copied();
-                return Some(Some(reaps.unwrap_or(known.group)));
-            }
-            if at == scanner.root() {
-                return Some((at != tid).then_some(GroupId::RUN));
-            }
-            match scanner.proc.stat(at) {
-                Ok(stat) if stat.ppid > 0 => at = stat.ppid,
-                Ok(_) => return Some(None),
-                Err(_) => return None,
-            }
-        }
-        None
-    }
-
     /// Forgets those of a group that do not exist any more.
     pub fn forget_the_gone(&mut self, id: GroupId) {
         let gone = self.known.iter().filter(|(tid, known)| {
@@ -536,69 +478,5 @@ impl Ledger {
         let gone: Vec<RawPid> = gone.map(|(tid, _)| *tid).collect();
         gone.into_iter().for_each(|tid| self.forget(tid));
         self.perform();
-    }
-
-    /// Finds out which reapers are gone. To be called after the census whose newcomers it is for.
-    pub(super) fn look_for_reapers(&mut self, scanner: &mut Scanner) {
-        let gone = |&(pid, start): &Identity, scanner: &mut Scanner| match scanner.proc.stat(pid) {
-            Ok(stat) => stat.start != start || stat.is_zombie() && stat.threads <= 1,
-            Err(_) => sys::kill(pid, 0) == Err(Errno::ESRCH),
-        };
-        for id in self.ids().collect::<Vec<_>>() {
-            let reaper = self.group(id).reaper;
-            if reaper.is_some_and(|reaper| gone(&reaper, scanner)) {
-                self.lose(id);
-            }
-        }
-    }
-
-    /// Lost groups that may have children nobody has seen, each with the group to whose reaper
-    /// its orphans have gone. `asks`: every fork has a charge to be told by.
-    pub(super) fn orphanages(&self, asks: bool) -> Vec<(GroupId, GroupId)> {
-        let lost = |id: &GroupId| {
-            let group = self.group(*id);
-            let unseen = !group.nameless.is_empty() || !group.blind.is_empty();
-            group.is_lost() && (unseen || !asks)
-        };
-        let next = |id: GroupId| {
-            let reaped = |&above: &GroupId| self.group(above).reaper.is_some();
-            let above = self.chain(id).skip(1).filter(|_| !self.group(id).apart);
-            above.into_iter().find(reaped).unwrap_or(GroupId::RUN)
-        };
-        self.ids().filter(lost).map(|id| (id, next(id))).collect()
-    }
-
-    /// Where a newcomer of a census belongs.
-    pub(super) fn place(
-        &self,
-        seen: &Seen,
-        census: &Census,
-        orphanages: &[(GroupId, GroupId)],
-        scanner: &mut Scanner,
-    ) -> GroupId {
-        let mut at = seen.tgid;
-        for _ in 0..4096 {
-            let listed = census.get(at).and_then(|seen| seen.stat);
-            let Some(stat) = listed.or_else(|| scanner.proc.stat(at).ok()) else { break };
-            let above = stat.ppid;
-            let reaped = match self.reapers.get(&above) {
-                Some(&id) => Some(id),
-                None if above == scanner.root() => Some(GroupId::RUN),
-                None => None,
-            };
-            if let Some(id) = reaped {
-                // Nobody on the way up is known: it may be an orphan of a lost group.
-                let lost = orphanages.iter().find(|(_, next)| *next == id);
-                return lost.map_or(id, |(lost, _)| *lost);
-            }
-            if let Some(known) = self.known.get(&above) {
-                return known.group;
-            }
-            if above <= 0 {
-                break;
-            }
-            at = above;
-        }
-        GroupId::RUN
     }
 }

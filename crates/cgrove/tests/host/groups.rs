@@ -478,7 +478,8 @@ fn a_group_lasts_until_it_is_removed(place: Place) {
     assert!(refusal(&cgrove(place, &["rm", &name])).contains("part"));
     answer(place, &["rm", &format!("{name}/part")]);
     let missing = cgrove(place, &["exec", &name, "--", "no-such-program"]);
-    assert_eq!(missing.status.code(), Some(127), "{missing:?}");
+    // For nobody, a folder of PATH that is closed to him hides that there is none.
+    assert!(matches!(missing.status.code(), Some(126 | 127)), "{missing:?}");
     keeper.remove(&[]);
     assert!(refusal(&cgrove(place, &["exec", &name, "--", "true"])).contains("ENOENT"));
     assert!(refusal(&cgrove(place, &["rm", &name])).contains("ENOENT"));

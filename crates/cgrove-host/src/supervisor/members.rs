@@ -202,7 +202,8 @@ impl Supervisor<'_> {
 
     /// Kills a group, for as long as somebody of it is left.
     pub(super) fn kill_group(&mut self, id: GroupId, remove: bool) {
-        if id == GroupId::RUN {
+        // A group that lasts stays when what is in it is killed.
+        if id == GroupId::RUN && (remove || !self.options.keeper) {
             self.kill();
             return;
         }

@@ -531,6 +531,12 @@ fn a_group_that_is_not_empty_is_not_removed(place: Place) {
     answer(place, &["rm", "--kill", &inner]);
     assert_eq!(running.end().status, 128 + libc::SIGKILL);
     assert!(!answer(place, &["ls", &keeper.name]).contains('/'));
+    // `cgroup.kill` leaves the group as it is.
+    let running = keeper.exec().acts("load", 5).start();
+    running.said("ready");
+    answer(place, &["set", &keeper.name, "cgroup.kill", "1"]);
+    assert_eq!(running.end().status, 128 + libc::SIGKILL);
+    forks_freely(&keeper);
     let running = keeper.exec().acts("load", 5).start();
     running.said("ready");
     keeper.remove(&["--kill"]);

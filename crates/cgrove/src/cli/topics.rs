@@ -12,7 +12,7 @@ pub(super) struct Topic {
     pub(super) text: &'static str,
 }
 
-pub(super) const TOPICS: [Topic; 7] = [
+pub(super) const TOPICS: [Topic; 8] = [
     Topic {
         name: "limits",
         about: "what can be limited, and how well the limits hold",

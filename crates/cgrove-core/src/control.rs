@@ -42,6 +42,8 @@ pub(crate) struct Traits {
     pub(crate) threaded: SsMask,
     pub(crate) implicit: SsMask,
     depends_on: Box<[SsMask]>,
+    /// Every cgroup is what only Linux's root is, `cgroup_is_mixable`.
+    pub(crate) mixable: bool,
 }
 
 impl Traits {
@@ -59,6 +61,7 @@ impl Traits {
                 .iter()
                 .map(|controller| controller.depends_on().iter().filter_map(named).collect())
                 .collect(),
+            mixable: false,
         };
         assert!((new.implicit - new.threaded).is_empty(), "an implicit controller is threaded");
         new
@@ -265,7 +268,7 @@ impl Inner {
         if !self.is_valid_domain(cgroup.domain(tree), tree, set) {
             return Err(Errno::EOPNOTSUPP);
         }
-        if cgroup.parent.is_none() {
+        if cgroup.parent.is_none() || self.traits.mixable {
             return Ok(());
         }
         if (enable - self.traits.threaded).is_empty() {

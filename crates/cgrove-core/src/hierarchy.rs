@@ -86,6 +86,7 @@ impl Hooked {
 #[derive(Default)]
 pub struct Builder {
     controllers: Vec<Arc<dyn Controller>>,
+    mixable: bool,
     mutation: Mutation,
 }
 
@@ -101,6 +102,16 @@ impl Builder {
     #[must_use]
     pub fn controller(mut self, controller: Arc<dyn Controller>) -> Self {
         self.controllers.push(controller);
+        self
+    }
+
+    /// Lets every cgroup hold tasks and hand controllers to its children at the
+    /// same time, which Linux allows its root only (`cgroup_is_mixable`). For an
+    /// embedder whose controllers limit and count: those need no rule for how
+    /// tasks share with cgroups beside them.
+    #[must_use]
+    pub fn internal_tasks(mut self) -> Self {
+        self.mixable = true;
         self
     }
 
@@ -125,7 +136,8 @@ impl Builder {
         let tree_lock = RankLock::new();
         let set_lock = RankLock::new();
         let controllers = self.controllers.into_boxed_slice();
-        let traits = Traits::of(&controllers);
+        let mut traits = Traits::of(&controllers);
+        traits.mixable = self.mixable;
         let bound = SsMask::first(controllers.len());
         let root = Arc::new(Cgroup::raw(
             Locks { tree: &tree_lock, set: &set_lock },

@@ -222,7 +222,8 @@ impl Inner {
         if !self.is_valid_domain(cgroup.domain(tree), tree, set) {
             return Err(Errno::EOPNOTSUPP);
         }
-        let internal = !cgroup.tree.get(tree).subtree_control.is_empty()
+        let internal = !self.traits.mixable
+            && !cgroup.tree.get(tree).subtree_control.is_empty()
             && !cgroup.is_threaded(tree)
             && !self.can_be_thread_root(cgroup, tree, set);
         if internal { Err(Errno::EBUSY) } else { Ok(()) }

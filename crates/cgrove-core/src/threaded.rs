@@ -179,7 +179,9 @@ impl Inner {
         let it = cgroup.tree.get(tree);
         it.domain.is_none()
             && (it.nr_threaded_children > 0
-                || it.subtree_control.intersects(self.traits.threaded) && cgroup.has_tasks(set))
+                || !self.traits.mixable
+                    && it.subtree_control.intersects(self.traits.threaded)
+                    && cgroup.has_tasks(set))
     }
 
     /// `cgroup_is_valid_domain`.

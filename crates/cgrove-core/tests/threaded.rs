@@ -309,3 +309,33 @@ fn domain_children_of_a_thread_root_have_no_way_to_get_tasks() {
     let c = t.mkdir(&d, "c");
     assert_eq!(t.make_threaded(&c), Err(Errno::EOPNOTSUPP));
 }
+
+/// What only the root may be in Linux, every cgroup is if the embedder wants it so: with tasks,
+/// with controllers on for its children, and with children that have tasks.
+#[test]
+fn an_embedder_can_let_tasks_stay_beside_children() {
+    let controllers = || Hierarchy::builder().controller(Arc::new(Pids::new()));
+    for mixable in [false, true] {
+        let builder = if mixable { controllers().internal_tasks() } else { controllers() };
+        let mut t = Tree::with(builder);
+        t.on_root("+pids").unwrap();
+        let r = t.top("r");
+        let own = t.spawn(&r);
+        let child = t.mkdir(&r, "c");
+        t.write("+pids", &r).unwrap();
+        let place = t.place(ForkFrom::Cgroup(&child));
+        if !mixable {
+            assert!(place.is_err(), "the child of a threaded domain holds no processes");
+            continue;
+        }
+        let below = t.publish(place.unwrap(), Membership::Process);
+        let beside = t.spawn(&r);
+        assert_eq!((t.pids(&r), t.pids(&child)), (3, 1));
+        assert_eq!(t.h.cgroup_type(&child), Domain);
+        for task in [own, below, beside] {
+            t.retire(&task);
+        }
+        t.rmdir(&child).unwrap();
+        t.rmdir(&r).unwrap();
+    }
+}

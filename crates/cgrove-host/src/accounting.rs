@@ -126,7 +126,7 @@ mod tests {
                     threads: 1,
                     start: 0,
                 };
-                Seen { tid, tgid: tid, zombie: false, stat: Some(stat) }
+                Seen { tid, tgid: tid, zombie: false, spared: false, stat: Some(stat) }
             })
             .collect();
         Census { tasks, complete: true, hidden: Vec::new() }

@@ -2,8 +2,13 @@
 
 use std::ffi::OsString;
 
+use nix::errno::Errno;
+
+use crate::door::Left;
 use crate::kill::Sweep;
 use crate::launch::exec_status;
+use crate::ledger::GroupId;
+use crate::nested::Reaper;
 use crate::options::{Feature, RunOptions};
 use crate::report::{
     Backend, Class, Classes, Cpu, Exit, Forks, LeftBehind, Limits, MAX_LISTED, PidsMax, Reason,
@@ -23,12 +28,17 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
     let gated = run.backend == Backend::Gate;
     let (killed, processes) = run.sweep.survivors();
     let processes: Vec<Survivor> = processes.to_vec();
-    let (hits, place) = run.ledger.hits();
-    let hits = if gated { hits } else { run.refused };
-    if hits > 0 && exit.status != 0 && matches!(reason, Reason::Exited | Reason::Signaled) {
+    let figures = run.ledger.figures(GroupId::RUN);
+    let (hits, place) = figures.hits;
+    let hits = if gated || !figures.explains { hits } else { run.refused };
+    if hits > 0
+        && figures.explains
+        && exit.status != 0
+        && matches!(reason, Reason::Exited | Reason::Signaled)
+    {
         reason = Reason::PidsMax;
     }
-    let (peak, at_most) = run.ledger.peak();
+    let (peak, at_most) = figures.peak;
     let every_task_asks = gated && run.options.limits_tasks();
     let class = if gated { Class::Exact } else { Class::Sampled };
     let mut warnings = Vec::new();
@@ -76,8 +86,8 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         exit,
         reason,
         exec_error: run.exec_error.map(|errno| format!("{errno:?}")),
-        limits: Limits { pids_max: run.ledger.limit(), ..limits(run.options) },
-        pids_max: PidsMax { hits: Some(hits), place: (hits > 0).then_some(place) },
+        limits: Limits { pids_max: figures.limit, ..limits(run.options) },
+        pids_max: PidsMax { hits: Some(hits), place: place.filter(|_| hits > 0) },
         wall_ns: nanos(run.started.elapsed()),
         cpu: run.accounting.finish(),
         tasks: Tasks {
@@ -86,7 +96,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
             class: if every_task_asks && peak == at_most { Class::Exact } else { Class::Sampled },
         },
         forks: Forks {
-            count: Some(if gated { run.ledger.forks() } else { run.sampler.processes_found() }),
+            count: Some(if gated { figures.forks } else { run.sampler.processes_found() }),
             refused: Some(if gated { run.refused } else { 0 }),
             class,
         },
@@ -107,17 +117,115 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
     }
 }
 
+/// The report of a group of another run, from its reaper and from the supervisor that it leaves.
+pub(crate) fn nested(mut run: Reaper<'_>, left: Option<Left>) -> Report {
+    let (mut reason, mut exit) = exit_of(run.fate, run.exec_error, run.timed_out);
+    let entered = run.hold.entered.clone();
+    let gated = entered.backend == Backend::Gate;
+    let known = if gated { Class::Exact } else { Class::Sampled };
+    let mut warnings = Vec::new();
+    if run.is_alone() {
+        (reason, exit) = (Reason::SupervisorKilled, Exit { status: FAILED, ..exit });
+        warnings.push("the run around was killed, and this one with it".to_owned());
+    } else if left.is_none() {
+        warnings.push("the run around did not tell its figures of this one".to_owned());
+    }
+    if !gated {
+        warnings.push(format!("no fork gate: {}", entered.backend_reason));
+    }
+    let (killed, processes) = run.sweep.survivors();
+    let processes: Vec<Survivor> = processes.to_vec();
+    if let Some(note) = left.as_ref().and_then(|left| left.cpu_note.clone()) {
+        run.accounting.degrade(note);
+    } else if !gated {
+        run.accounting.degrade("without the gate, nobody tells when a program ignores SIGCHLD");
+    }
+    let late = left.as_ref().is_some_and(|left| left.late_limit);
+    if late {
+        warnings.push(
+            "the run around began without a task limit: threads did not ask, and were counted late"
+                .to_owned(),
+        );
+    }
+    let figures = left.as_ref().map(|left| &left.figures);
+    let hits = figures.map(|figures| figures.hits.0);
+    if figures.is_some_and(|figures| figures.explains && figures.hits.0 > 0)
+        && exit.status != 0
+        && matches!(reason, Reason::Exited | Reason::Signaled)
+    {
+        reason = Reason::PidsMax;
+    }
+    let every_task_asks = gated && entered.threads_ask;
+    // The command itself existed, whoever looked.
+    let peak = figures.map(|figures| (figures.peak.0.max(1), figures.peak.1.max(1)));
+    let exact_peak = peak.is_some_and(|(seen, at_most)| seen == at_most) && every_task_asks;
+    let known_if = |it: bool| if it { known } else { Class::Unknown };
+    let ignored = run.caller.sigchld_ignored;
+    let class = |feature: Feature| feature.class(entered.backend, ignored);
+    Report {
+        name: entered.full,
+        pid: Some(run.command),
+        backend: Some(entered.backend),
+        backend_reason: entered.backend_reason,
+        exit,
+        reason,
+        exec_error: run.exec_error.map(|errno| format!("{errno:?}")),
+        limits: Limits {
+            pids_max: figures.map_or(run.options.pids_max, |figures| figures.limit),
+            ..limits(run.options)
+        },
+        pids_max: PidsMax { hits, place: figures.and_then(|figures| figures.hits.1.clone()) },
+        wall_ns: nanos(run.started.elapsed()),
+        cpu: run.accounting.finish(),
+        tasks: Tasks {
+            peak: peak.map(|(seen, _)| seen),
+            at_most: peak.filter(|_| every_task_asks).map(|(_, at_most)| at_most),
+            class: match peak {
+                None => Class::Unknown,
+                Some(_) if exact_peak => Class::Exact,
+                Some(_) => Class::Sampled,
+            },
+        },
+        forks: Forks {
+            count: figures.filter(|_| gated).map(|figures| figures.forks),
+            refused: figures.map(|figures| if gated { figures.refused } else { 0 }),
+            class: known_if(figures.is_some()),
+        },
+        left_behind: LeftBehind {
+            killed,
+            passes: run.sweep.passes(),
+            truncated: killed > processes.len() as u64,
+            processes,
+            class: known_if(!run.is_alone()),
+        },
+        classes: Classes {
+            pids: match class(Feature::Pids) {
+                strong if late => strong.min(Class::Sampled),
+                strong => strong,
+            },
+            kill: class(Feature::Kill),
+            freeze: left.as_ref().and_then(|left| left.freeze),
+        },
+        warnings,
+        ..blank(run.options)
+    }
+}
+
 fn exit(run: &Supervisor<'_>) -> (Reason, Exit) {
-    let (code, signal, natural) = match run.fate {
+    exit_of(run.fate, run.exec_error, run.timed_out)
+}
+
+fn exit_of(fate: Option<Fate>, exec_error: Option<Errno>, timed_out: bool) -> (Reason, Exit) {
+    let (code, signal, natural) = match fate {
         Some(Fate::Exited(code)) => (Some(code), None, code),
         Some(Fate::Signaled(signal)) => (None, Some(signal), 128 + signal),
         _ => (None, None, FAILED),
     };
-    if let Some(errno) = run.exec_error {
+    if let Some(errno) = exec_error {
         let exit = Exit { code: None, signal: None, status: exec_status(errno) };
         return (Reason::ExecFailed, exit);
     }
-    if run.timed_out {
+    if timed_out {
         return (Reason::Timeout, Exit { code, signal, status: TIMED_OUT });
     }
     let reason = if signal.is_some() { Reason::Signaled } else { Reason::Exited };

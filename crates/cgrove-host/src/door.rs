@@ -15,6 +15,9 @@
 //! for the asker's uid with every datagram (unix(7), SCM_CREDENTIALS), and it must be the owner's or
 //! root's.
 
+pub(crate) mod outer;
+
+use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::ManuallyDrop;
@@ -22,6 +25,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
@@ -36,15 +40,22 @@ use nix::unistd::{UnlinkatFlags, geteuid, linkat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::error::HostError;
-use crate::sys;
+use crate::ledger::Figures;
+use crate::report::{Backend, Class};
+use crate::sys::{self, RawPid};
 use crate::wire;
 
 /// A request has to fit one datagram.
 const MAX_REQUEST: usize = 64 * 1024;
+/// As many descriptors as a message can bring (SCM_MAX_FD in unix(7)): with room for all of them
+/// none is left where it could not be closed.
+const MAX_FDS: usize = 253;
 /// At most this much of a file is answered at a time; the asker comes back for more.
 pub const CHUNK: usize = 64 * 1024;
 /// How long an asker waits: the supervisor answers within microseconds, unless it was stopped.
 const PATIENCE_MS: u16 = 5000;
+/// How long the end of a supervisor waits for its last answer to be sent.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// In no run's name (a cgroup's has no line break), and in that of a socket which is not open yet.
 const FRESH: char = '\n';
 
@@ -79,6 +90,44 @@ pub enum Request {
         /// Where to start.
         offset: u64,
     },
+    /// In which group the asker is: its name with the run's, or nothing if it is of no group here.
+    Where,
+    /// The asker, a process of the run, becomes the reaper of a new group below its own. The answer
+    /// is an [`Entered`] in JSON, and brings the link.
+    Enter(Entry),
+    /// Runs a command in a new group: see [`crate::exec`]. Brings the asker's directory and its
+    /// streams; the answer is as for [`Request::Enter`].
+    Exec {
+        /// The group around.
+        at: String,
+        /// The new one.
+        entry: Entry,
+    },
+    /// Makes a group that stays, without a reaper or tasks of its own.
+    Make {
+        /// The group around.
+        at: String,
+        /// The new one. The answer is as for [`Request::Enter`].
+        entry: Entry,
+    },
+    /// Removes a group: at once if it is empty, else by killing what is in it. The answer is a
+    /// `Result` with [`Busy`] in JSON, and brings a link that closes when the group is gone.
+    Remove {
+        /// The group.
+        path: String,
+        /// Whether to kill.
+        kill: bool,
+    },
+    /// Refuses the forks of a group from now on: its reaper kills what is left.
+    Shut {
+        /// The group.
+        path: String,
+    },
+    /// The group is empty, as its reaper knows: removes it. The answer is a [`Left`] in JSON.
+    Leave {
+        /// The group.
+        path: String,
+    },
     /// Writes a file.
     Set {
         /// The cgroup.
@@ -100,14 +149,87 @@ impl Request {
     }
 }
 
+/// A group to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// Interface files to write before anybody is in it, in this order.
+    pub files: Vec<(String, String)>,
+}
+
+/// A group that was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entered {
+    /// Its path below the run's cgroup.
+    pub path: String,
+    /// The same with the run's name: as users write it.
+    pub full: String,
+    /// What holds the tree.
+    pub backend: Backend,
+    /// Why it is this one.
+    pub backend_reason: String,
+    /// Threads ask at the gate too.
+    pub threads_ask: bool,
+}
+
+/// What a group's supervisor knows of it in the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// The ledger's figures.
+    pub figures: Figures,
+    /// Why CPU time is not exact, if so.
+    pub cpu_note: Option<String>,
+    /// How well freezes of the run held, if there were any.
+    pub freeze: Option<Class>,
+    /// A limit was set though threads do not ask.
+    pub late_limit: bool,
+}
+
+/// A refusal to make a group: which file of it could not be written, if it was one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The file.
+    pub file: Option<String>,
+    /// The errno's number.
+    pub errno: i32,
+}
+
+/// What keeps a group from being removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Busy {
+    /// How many tasks there are.
+    pub tasks: u64,
+    /// The first of them, with its command line.
+    pub first: Option<(RawPid, String)>,
+    /// The groups below, by name.
+    pub groups: Vec<String>,
+}
+
 /// What comes back: text, or an errno's number.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply(pub Result<Vec<u8>, i32>);
 
-/// A request, and where its answer goes.
+/// Who asks for what.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    pub(crate) request: Request,
+    /// The asker's process as this pid namespace has it, vouched for by the kernel; 0 for one that
+    /// cannot be seen from here.
+    pub(crate) pid: RawPid,
+    /// What came along: the socket for the answer first. The porter holds them until the answer is
+    /// there; a fork made meanwhile has them too.
+    pub(crate) fds: Vec<RawFd>,
+}
+
+/// What the asker gets: an answer, and a descriptor of ours with it.
+type Answer = (Result<Vec<u8>, Errno>, Option<OwnedFd>);
+
+/// A visit, and where its answer goes.
 struct Knock {
-    request: Request,
-    reply: OwnedFd,
+    visit: Visit,
+    /// The socket for the answer first.
+    fds: Vec<OwnedFd>,
 }
 
 /// The run's side.
@@ -128,8 +250,10 @@ pub(crate) struct Door {
 struct Porter {
     /// A byte comes for each request; the end when the porter is gone.
     wake: OwnedFd,
-    asked: Receiver<Request>,
-    answers: SyncSender<Result<Vec<u8>, Errno>>,
+    asked: Receiver<Visit>,
+    answers: SyncSender<Answer>,
+    /// Comes when an answer was sent.
+    sent: Receiver<()>,
 }
 
 impl Door {
@@ -173,7 +297,7 @@ impl Door {
 
     /// The next request, if there is one; it has to be [answered](Door::answer). On an error nobody
     /// comes in any more.
-    pub(crate) fn knock(&mut self) -> Result<Option<Request>, Errno> {
+    pub(crate) fn knock(&mut self) -> Result<Option<Visit>, Errno> {
         let Some(porter) = &self.porter else {
             self.porter = Some(Porter::hire(&self.socket)?);
             return Ok(None);
@@ -186,11 +310,20 @@ impl Door {
         }
     }
 
-    /// Answers the last request.
-    pub(crate) fn answer(&self, result: Result<Vec<u8>, Errno>) {
+    /// Answers the last request; `pass` goes with the answer.
+    pub(crate) fn answer(&self, result: Result<Vec<u8>, Errno>, pass: Option<OwnedFd>) {
         if let Some(porter) = &self.porter {
             // There is room: the porter takes an answer before it asks again.
-            let _ = porter.answers.try_send(result);
+            while porter.sent.try_recv().is_ok() {}
+            let _ = porter.answers.try_send((result, pass));
+        }
+    }
+
+    /// Waits until the last answer was sent, before the process ends: not for long, since whatever
+    /// holds the porter up is others' doing.
+    pub(crate) fn see_out(&self) {
+        if let Some(porter) = &self.porter {
+            let _ = porter.sent.recv_timeout(LAST_WORDS);
         }
     }
 
@@ -222,12 +355,13 @@ impl Porter {
         let (wake, ring) = wire::pair()?;
         let (ask, asked) = sync_channel(1);
         let (answers, answered) = sync_channel(1);
+        let (send, sent) = sync_channel(1);
         // Every signal is blocked here, and so in the thread.
         std::thread::Builder::new()
             .name("cg-porter".to_owned())
-            .spawn(move || attend(&socket, &ring, &ask, &answered))
+            .spawn(move || attend(&socket, &ring, &ask, &answered, &send))
             .map_err(|_| Errno::EAGAIN)?;
-        Ok(Porter { wake, asked, answers })
+        Ok(Porter { wake, asked, answers, sent })
     }
 }
 
@@ -235,44 +369,45 @@ impl Porter {
 fn attend(
     socket: &OwnedFd,
     ring: &OwnedFd,
-    ask: &SyncSender<Request>,
-    answered: &Receiver<Result<Vec<u8>, Errno>>,
+    ask: &SyncSender<Visit>,
+    answered: &Receiver<Answer>,
+    sent: &SyncSender<()>,
 ) {
     let mut buf = vec![0; MAX_REQUEST];
     loop {
-        let (request, reply) = match receive(socket, &mut buf) {
-            Ok(Some(Knock { request, reply })) => (request, reply),
+        let (visit, fds) = match receive(socket, &mut buf) {
+            Ok(Some(Knock { visit, fds })) => (visit, fds),
             Ok(None) | Err(Errno::EINTR) => continue,
             Err(_) => return,
         };
-        if ask.send(request).is_err()
-            || send(ring.as_raw_fd(), b"?", MsgFlags::MSG_NOSIGNAL).is_err()
+        if ask.send(visit).is_err() || send(ring.as_raw_fd(), b"?", MsgFlags::MSG_NOSIGNAL).is_err()
         {
             return;
         }
-        let Ok(result) = answered.recv() else { return };
-        answer(&reply, result);
+        let Ok((result, pass)) = answered.recv() else { return };
+        if let Some(reply) = fds.first() {
+            answer(reply, result, pass.as_ref());
+        }
+        let _ = sent.try_send(());
     }
 }
 
 /// Waits for a message; `None` if it is none that gets an answer. ENOBUFS: it came with descriptors
-/// that could not be taken in, some of which are ours now and cannot be told apart. Nobody who asks
-/// does that, so once is enough.
+/// that could not be taken in, for want of numbers, some of which are ours now and cannot be told
+/// apart. Once is enough.
 fn receive(socket: &OwnedFd, buf: &mut [u8]) -> Result<Option<Knock>, Errno> {
-    let mut space = nix::cmsg_space!(UnixCredentials, [RawFd; 1]);
-    let (mut uid, mut reply) = (None, None);
+    let mut space = nix::cmsg_space!(UnixCredentials, [RawFd; MAX_FDS]);
+    let (mut who, mut brought) = (None, Vec::new());
     let len = {
         let mut iov = [IoSliceMut::new(buf)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let message = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut iov, Some(&mut space), flags)?;
         for item in message.cmsgs()? {
             match item {
-                ControlMessageOwned::ScmCredentials(who) => uid = Some(who.uid()),
+                ControlMessageOwned::ScmCredentials(it) => who = Some(it),
                 ControlMessageOwned::ScmRights(fds) => {
-                    // All of them are ours now, and closed but for one.
-                    for fd in fds {
-                        reply = Some(sys::own(fd));
-                    }
+                    // All of them are ours now, to be closed by this thread.
+                    brought.extend(fds.into_iter().map(sys::own));
                 }
                 _ => {}
             }
@@ -280,16 +415,22 @@ fn receive(socket: &OwnedFd, buf: &mut [u8]) -> Result<Option<Knock>, Errno> {
         message.bytes
     };
     // Whoever may signal the run's processes may change its files.
-    let may = uid.is_some_and(|uid| uid == 0 || uid == geteuid().as_raw());
-    let request = buf.get(..len).filter(|_| may).and_then(|it| serde_json::from_slice(it).ok());
-    Ok(request.zip(reply).map(|(request, reply)| Knock { request, reply }))
+    let who = who.filter(|who| who.uid() == 0 || who.uid() == geteuid().as_raw());
+    let request = buf.get(..len).and_then(|it| serde_json::from_slice(it).ok());
+    let fds: Vec<RawFd> = brought.iter().map(AsRawFd::as_raw_fd).collect();
+    let visit = request.zip(who).filter(|_| !brought.is_empty());
+    let visit = visit.map(|(request, who)| Visit { request, pid: who.pid(), fds });
+    Ok(visit.map(|visit| Knock { visit, fds: brought }))
 }
 
 /// Answers; an asker that does not take it at once is left without.
-fn answer(to: &OwnedFd, result: Result<Vec<u8>, Errno>) {
+fn answer(to: &OwnedFd, result: Result<Vec<u8>, Errno>, pass: Option<&OwnedFd>) {
     if let Ok(bytes) = serde_json::to_vec(&Reply(result.map_err(|errno| errno as i32))) {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let _ = send(to.as_raw_fd(), &bytes, flags);
+        let fds: Vec<RawFd> = pass.map(AsRawFd::as_raw_fd).into_iter().collect();
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let rights = if fds.is_empty() { &[][..] } else { &rights[..] };
+        let _ = sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(&bytes)], rights, flags, None);
     }
 }
 
@@ -304,8 +445,11 @@ pub(crate) fn remove(name: &str) {
 
 /// The names of this user's live runs, sorted.
 pub fn runs() -> Result<Vec<String>, HostError> {
-    let path = folder_path();
-    let entries = match std::fs::read_dir(&path) {
+    runs_in(&folder_path())
+}
+
+fn runs_in(path: &Path) -> Result<Vec<String>, HostError> {
+    let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
@@ -316,7 +460,7 @@ pub fn runs() -> Result<Vec<String>, HostError> {
             ));
         }
     };
-    let folder = folder(false).map_err(|errno| no_folder(&path, errno))?;
+    let folder = folder_at(path, false).map_err(|errno| no_folder(path, errno))?;
     let files = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let named = files.filter(|file| !file.contains(FRESH));
     let mut live: Vec<String> = named.filter(|name| lives(&folder, name)).collect();
@@ -326,6 +470,26 @@ pub fn runs() -> Result<Vec<String>, HostError> {
 
 /// Asks the run `name`. The outer error says that nobody answers; the inner one is the answer.
 pub fn ask(name: &str, request: &Request) -> Result<Result<Vec<u8>, Errno>, HostError> {
+    ask_for(name, request).map(|(answer, _)| answer)
+}
+
+/// An answer, with the descriptor that came with it.
+pub(crate) type Given = (Result<Vec<u8>, Errno>, Option<OwnedFd>);
+
+/// As [`ask`], for answers that bring a descriptor.
+pub(crate) fn ask_for(name: &str, request: &Request) -> Result<Given, HostError> {
+    let (ours, theirs) = wire::pair().map_err(|e| HostError::call("cannot ask", e))?;
+    ask_over(name, request, ours.as_fd(), theirs, &[])
+}
+
+/// As [`ask_for`], over this pair, whose other end is handed over with the descriptors `more`.
+pub(crate) fn ask_over(
+    name: &str,
+    request: &Request,
+    ours: BorrowedFd<'_>,
+    theirs: OwnedFd,
+    more: &[BorrowedFd<'_>],
+) -> Result<Given, HostError> {
     let nobody = |why: &str| {
         HostError::new(
             format_args!("cannot ask run {name}"),
@@ -333,38 +497,50 @@ pub fn ask(name: &str, request: &Request) -> Result<Result<Vec<u8>, Errno>, Host
             "`cgrove tree` lists the runs of this user",
         )
     };
-    let socket =
-        folder(false).and_then(|folder| reach(&folder, name)).map_err(|errno| match errno {
-            Errno::ENOENT | Errno::ECONNREFUSED => nobody("there is no such run (ENOENT)"),
-            other => nobody(&format!("{} ({other:?})", other.desc())),
-        })?;
+    let socket = reach_anywhere(name).map_err(|errno| match errno {
+        Errno::ENOENT | Errno::ECONNREFUSED => nobody("there is no such run (ENOENT)"),
+        other => nobody(&format!("{} ({other:?})", other.desc())),
+    })?;
     let failed = |errno: Errno| nobody(&format!("{} ({errno:?})", errno.desc()));
-    let (ours, theirs) = wire::pair().map_err(failed)?;
     let bytes = serde_json::to_vec(request).map_err(|_| failed(Errno::EINVAL))?;
     if bytes.len() > MAX_REQUEST {
-        return Ok(Err(Errno::E2BIG));
+        return Ok((Err(Errno::E2BIG), None));
     }
     // The queue may be full, and its reader stopped.
     let patience = TimeVal::milliseconds(PATIENCE_MS.into());
     setsockopt(&socket, sockopt::SendTimeout, &patience).map_err(failed)?;
-    let fds = [theirs.as_raw_fd()];
+    let fds: Vec<RawFd> =
+        std::iter::once(theirs.as_raw_fd()).chain(more.iter().map(AsRawFd::as_raw_fd)).collect();
     let iov = [IoSlice::new(&bytes)];
     let rights = [ControlMessage::ScmRights(&fds)];
     let late = || nobody("it does not answer (ETIMEDOUT)");
     sendmsg::<()>(socket.as_raw_fd(), &iov, &rights, MsgFlags::MSG_NOSIGNAL, None)
         .map_err(|errno| if errno == Errno::EAGAIN { late() } else { failed(errno) })?;
     drop(theirs);
-    let mut fds = [PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
+    let mut fds = [PollFd::new(ours, PollFlags::POLLIN)];
     match poll(&mut fds, PollTimeout::from(PATIENCE_MS)) {
         Ok(0) => return Err(late()),
         Ok(_) => {}
         Err(errno) => return Err(failed(errno)),
     }
     let mut buf = vec![0; 8 * CHUNK];
-    let len = recv(ours.as_raw_fd(), &mut buf, MsgFlags::empty()).map_err(failed)?;
+    let (len, given) = wire::take(ours, &mut buf).map_err(failed)?;
     match serde_json::from_slice::<Reply>(&buf[..len]) {
-        Ok(Reply(result)) => Ok(result.map_err(Errno::from_raw)),
+        Ok(Reply(result)) => Ok((result.map_err(Errno::from_raw), given)),
         Err(_) => Err(nobody("it gave no answer (ECONNRESET)")),
+    }
+}
+
+/// A socket that is connected to the run's: in this process's folder, or else in that of the
+/// supervisor above it, which may have had another environment.
+fn reach_anywhere(name: &str) -> Result<OwnedFd, Errno> {
+    let here = folder(false).and_then(|folder| reach(&folder, name));
+    match here {
+        Err(Errno::ENOENT | Errno::ECONNREFUSED) => {
+            let other = outer::folder_of_supervisor().ok_or(Errno::ENOENT)?;
+            reach(&folder_at(&other, false)?, name)
+        }
+        other => other,
     }
 }
 
@@ -376,11 +552,15 @@ fn no_folder(path: &Path, errno: Errno) -> HostError {
     )
 }
 
-/// `$XDG_RUNTIME_DIR/cgrove` if that is a folder of this user, else `/tmp/cgrove-UID`.
 fn folder_path() -> PathBuf {
+    folder_path_with(std::env::var_os("XDG_RUNTIME_DIR"))
+}
+
+/// `$XDG_RUNTIME_DIR/cgrove` if that is a folder of this user, else `/tmp/cgrove-UID`.
+fn folder_path_with(runtime: Option<OsString>) -> PathBuf {
     use std::os::unix::fs::MetadataExt;
     let uid = geteuid().as_raw();
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let runtime = runtime.map(PathBuf::from);
     let ours = |path: &Path| {
         path.is_absolute() && path.metadata().is_ok_and(|it| it.is_dir() && it.uid() == uid)
     };

@@ -19,6 +19,15 @@ impl HostError {
         HostError(format!("{what}: {why}; {advice}"))
     }
 
+    /// An interface file that could not be written before the start.
+    pub(crate) fn cannot_set(file: &str, value: &str, errno: Errno) -> HostError {
+        HostError::new(
+            format_args!("cannot set {file} to {value}"),
+            format_args!("{} ({errno:?})", errno.desc()),
+            "see cgroup-v2.rst for its values; what is not enforced here has no files",
+        )
+    }
+
     /// An error that another process of the run put into words.
     pub(crate) fn passed_on(text: &str) -> HostError {
         HostError(text.to_owned())

@@ -10,74 +10,84 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Where an event came from.
+/// Where an event came from. The numbers are places in the lists of [`Sources`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// Somebody asks at the gate.
-    Asked,
-    /// Nobody is left who could ask at the gate.
-    GateDeserted,
+    /// Somebody asks at a gate.
+    Asked(usize),
+    /// Nobody is left who could ask at a gate.
+    GateDeserted(usize),
     /// SIGCHLD.
     Child,
     /// The front sent something or is gone.
     Front,
-    /// The command reports from before its exec.
-    Launch,
+    /// A command reports from before its exec.
+    Launch(usize),
     /// Somebody outside asks about the run.
     Door,
+    /// A group's reaper is gone, or its link is.
+    Link(usize),
 }
 
 /// The descriptors to wait on; `None` is skipped.
 pub struct Sources<'a> {
-    /// The gate's listener.
-    pub gate: Option<BorrowedFd<'a>>,
+    /// The gates' listeners.
+    pub gates: Vec<BorrowedFd<'a>>,
     /// SIGCHLD.
     pub signals: BorrowedFd<'a>,
     /// The front's socket.
     pub front: Option<BorrowedFd<'a>>,
-    /// The command's socket.
-    pub launch: Option<BorrowedFd<'a>>,
+    /// The sockets of commands that have not executed yet.
+    pub launches: Vec<BorrowedFd<'a>>,
     /// The door's socket.
     pub door: Option<BorrowedFd<'a>>,
+    /// Ends of links, of which nothing is ever read, and pidfds of reapers.
+    pub links: Vec<[Option<BorrowedFd<'a>>; 2]>,
 }
 
-/// What one wait found, in the order in which to handle it.
-pub type Ready = [Option<Event>; 5];
-
-/// Waits until something happens or the time is up.
-pub fn wait<'a>(sources: &Sources<'a>, timeout: PollTimeout) -> Result<Ready, Errno> {
-    // A missing source stands for another that is there anyway, and is ignored below.
-    let entry = |fd: Option<BorrowedFd<'a>>| match fd {
-        Some(fd) => (fd, PollFlags::POLLIN),
-        None => (sources.signals, PollFlags::empty()),
+/// Waits until something happens or the time is up. What was found comes in the order in which to
+/// handle it; what is removed from a list meanwhile must not move the others.
+pub fn wait(sources: &Sources<'_>, timeout: PollTimeout) -> Result<Vec<Event>, Errno> {
+    let mut fds = Vec::with_capacity(8);
+    let mut from = Vec::with_capacity(8);
+    let mut add = |fd, flags, event| {
+        fds.push(PollFd::new(fd, flags));
+        from.push(event);
     };
-    let (gate, front) = (entry(sources.gate), entry(sources.front));
-    let (launch, door) = (entry(sources.launch), entry(sources.door));
-    let mut fds = [
-        PollFd::new(gate.0, gate.1),
-        PollFd::new(sources.signals, PollFlags::POLLIN),
-        PollFd::new(front.0, front.1),
-        PollFd::new(launch.0, launch.1),
-        PollFd::new(door.0, door.1),
-    ];
+    for (at, gate) in sources.gates.iter().enumerate() {
+        add(*gate, PollFlags::POLLIN, Event::Asked(at));
+    }
+    add(sources.signals, PollFlags::POLLIN, Event::Child);
+    if let Some(front) = sources.front {
+        add(front, PollFlags::POLLIN, Event::Front);
+    }
+    for (at, launch) in sources.launches.iter().enumerate() {
+        add(*launch, PollFlags::POLLIN, Event::Launch(at));
+    }
+    if let Some(door) = sources.door {
+        add(door, PollFlags::POLLIN, Event::Door);
+    }
+    for (at, [link, reaper]) in sources.links.iter().enumerate() {
+        if let Some(link) = link {
+            // Its end is told without being asked for.
+            add(*link, PollFlags::empty(), Event::Link(at));
+        }
+        if let Some(reaper) = reaper {
+            add(*reaper, PollFlags::POLLIN, Event::Link(at));
+        }
+    }
     match poll(&mut fds, timeout) {
-        Ok(0) | Err(Errno::EINTR) => return Ok([None; 5]),
+        Ok(0) | Err(Errno::EINTR) => return Ok(Vec::new()),
         Ok(_) => {}
         Err(errno) => return Err(errno),
     }
-    let [gate, signals, front, launch, door] =
-        fds.map(|fd| fd.revents().unwrap_or(PollFlags::all()));
-    let event = |revents: PollFlags, event| (!revents.is_empty()).then_some(event);
-    let gate = if gate.contains(PollFlags::POLLIN) {
-        Some(Event::Asked)
-    } else {
-        event(gate, Event::GateDeserted)
-    };
-    Ok([
-        gate,
-        event(signals, Event::Child),
-        event(front, Event::Front),
-        event(launch, Event::Launch),
-        event(door, Event::Door),
-    ])
+    let found = fds.iter().zip(from).filter_map(|(fd, event)| {
+        let flags = fd.revents().unwrap_or(PollFlags::all());
+        match event {
+            _ if flags.is_empty() => None,
+            Event::Asked(at) if !flags.contains(PollFlags::POLLIN) => Some(Event::GateDeserted(at)),
+            event => Some(event),
+        }
+    });
+    Ok(found.collect())
 }

@@ -180,7 +180,7 @@ pub(crate) struct Freezer {
     awaited: Vec<RawPid>,
     /// The freeze is reached, and the core knows.
     settled: bool,
-    /// The whole run is to be frozen, whoever is known of it.
+    /// The run, or a group of it, is to be frozen, whoever is known of it.
     on: bool,
     /// A task could be seized: one that cannot be is an exception.
     able: bool,
@@ -218,7 +218,10 @@ impl Freezer {
     ) {
         for _ in 0..MAX_ROUNDS {
             let freeze = self.carry_out(ledger, scanner);
-            self.on = ledger.is_freezing();
+            self.on = ledger.freezes_some();
+            if self.on && !ledger.is_freezing() {
+                self.let_strays_go(ledger, &mut scanner.proc);
+            }
             if self.tasks.is_empty() && !self.on {
                 self.look = None;
                 self.settled = false;
@@ -243,15 +246,18 @@ impl Freezer {
                 return;
             }
             // Who ended, or made an execve, the core still counts.
-            let known = !self.on || ledger.tids().all(|tid| self.tasks.contains_key(&tid));
-            if known && self.is_everyone(scanner) || mutant::is(Mutant::NewcomersMissed) {
+            let known = ledger.tids_to_freeze().all(|tid| self.tasks.contains_key(&tid));
+            if known && self.is_everyone(ledger, scanner) || mutant::is(Mutant::NewcomersMissed) {
                 self.reached(ledger, &mut scanner.proc);
                 return;
             }
             // Names and orders for those who are new, and no more for those who are gone.
             match &mut sampler {
                 None => drop(ledger.reconcile(scanner)),
-                Some(sampler) => sampler.found(ledger.follow(&scanner.glance())),
+                Some(sampler) => {
+                    let census = scanner.glance();
+                    sampler.found(ledger.follow(&census, scanner));
+                }
             }
             // A tracee is kept until its end is taken: a glance can miss it, and forget nothing.
             let traced = |it: &Standing| {
@@ -260,7 +266,7 @@ impl Freezer {
             self.tasks.retain(|tid, it| traced(it) || ledger.knows(*tid));
             if self.on {
                 // Known before, and gone, and there again: after an execve of another thread.
-                let missing = ledger.tids().filter(|tid| !self.tasks.contains_key(tid));
+                let missing = ledger.tids_to_freeze().filter(|tid| !self.tasks.contains_key(tid));
                 for tid in missing.collect::<Vec<_>>() {
                     self.freeze(tid, &mut scanner.proc, &sys::Impatient::new());
                 }
@@ -371,6 +377,19 @@ impl Freezer {
                 }
             }
         }
+    }
+
+    /// Whether a task is seized and stops as soon as it leaves the kernel.
+    pub(crate) fn awaits(&self, tid: RawPid) -> bool {
+        matches!(self.tasks.get(&tid), Some(Standing::Coming))
+    }
+
+    /// A tracee that has another's id after an execve may be of a group that runs on.
+    fn let_strays_go(&mut self, ledger: &Ledger, proc: &mut Proc) {
+        let stray = |tid: &&RawPid| ledger.is_to_freeze(**tid) == Some(false);
+        let held = self.tasks.iter().filter(|(_, it)| !matches!(it, Standing::Leaving));
+        let strays: Vec<RawPid> = held.map(|(tid, _)| tid).filter(stray).copied().collect();
+        strays.into_iter().for_each(|tid| self.thaw(tid, proc));
     }
 
     /// Whether anybody is meant to be frozen.
@@ -575,13 +594,16 @@ impl Freezer {
     /// Whether a pass that begins when all have halted sees them all and nobody else.
     /// Forgets those that are not what they were: an execve of another thread ends a leader that is
     /// stopped, and takes its thread id.
-    fn is_everyone(&mut self, scanner: &mut Scanner) -> bool {
+    fn is_everyone(&mut self, ledger: &Ledger, scanner: &mut Scanner) -> bool {
         let stays = |it: &Standing| matches!(it, Standing::Stopped { .. } | Standing::Parked);
         let halted = self.tasks.values().filter(|it| stays(it)).count();
         let (mut others, mut with_threads) = (Vec::new(), Vec::new());
         let everyone = scanner.nobody_but(
             |seen| {
-                let it = self.tasks.get(&seen.tid)?;
+                let Some(it) = self.tasks.get(&seen.tid) else {
+                    // Of a group that runs on.
+                    return (ledger.is_to_freeze(seen.tid) == Some(false)).then_some(false);
+                };
                 if seen.stat.is_some_and(|stat| stat.threads > 1) {
                     with_threads.push(seen.tid);
                 }

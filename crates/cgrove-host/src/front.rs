@@ -14,22 +14,25 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Pid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp};
+use nix::unistd::{getpgrp, getpid};
 
 use crate::conclude;
-use crate::door;
+use crate::door::{self, outer};
 use crate::error::HostError;
+use crate::exec;
 use crate::inherited;
+use crate::keeper;
 use crate::kill::Sweep;
-use crate::launch::Caller;
+use crate::launch::{self, Caller, Launch};
 use crate::mutant::{self, Mutant};
-use crate::options::RunOptions;
-use crate::procfs::Proc;
-use crate::report::{Report, nanos};
+use crate::nested::{self, Asker, Begun, Hold, Reaper, TERMINAL};
+use crate::options::{BackendChoice, RunOptions};
+use crate::report::{Backend, Report, nanos};
 use crate::scan::{Identity, Scanner};
+use crate::shell::{Shell, Terminal};
 use crate::supervisor::supervise;
 use crate::sys::{self, CpuTime, Fate, ForkSide, RawPid, WaitFor, Waited};
 use crate::wire::{self, ToFront, ToSupervisor};
@@ -58,6 +61,11 @@ pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, Ho
     }
     let terminal = Terminal::held_by(caller.group);
     let kin = children_so_far();
+    if options.backend != BackendChoice::Only(Backend::Reaper)
+        && let Some(outer) = outer::find()
+    {
+        return run_inside(&outer, options, &caller, terminal, kin, in_use, started);
+    }
     let (ours, theirs) = wire::pair().map_err(setup)?;
     let supervisor = match sys::fork().map_err(|e| HostError::call("cannot fork", e))? {
         ForkSide::Child => {
@@ -73,11 +81,11 @@ pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, Ho
     let mut front = Front {
         socket: ours,
         signals,
-        supervisor,
+        supervisor: Some(supervisor),
         report: Vec::new(),
         outcome: None,
         cpu: CpuTime::default(),
-        session_leader: getsid(None).is_ok_and(|sid| sid == getpid()),
+        shell: Shell::new(supervisor),
         kin,
     };
     let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
@@ -92,6 +100,91 @@ pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, Ho
     result
 }
 
+/// The same as a group of the run around.
+fn run_inside(
+    outer: &str,
+    options: &RunOptions,
+    caller: &Caller,
+    terminal: Option<Terminal>,
+    kin: Vec<Identity>,
+    in_use: &[BorrowedFd<'_>],
+    started: Instant,
+) -> Result<Report, HostError> {
+    let argv = launch::argv(&options.command)?;
+    let hold = Hold::enter(outer, options)?;
+    if let Some(error) = nested::check(options, &hold.entered, caller) {
+        return Err(error);
+    }
+    let environment = launch::environment(&hold.entered.full);
+    let launch = Launch {
+        environment: &environment,
+        argv: &argv,
+        caller,
+        // The run around has one already.
+        gate: None,
+        gate_or_nothing: false,
+        held: options.set.iter().any(|(file, _)| file == "cgroup.freeze"),
+        gatekeeper: None,
+        own_session: false,
+    };
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&SigSet::all(), flags)
+        .map_err(|e| HostError::call("cannot set up the run", e))?;
+    let shell = Asker::Shell(Shell::new(0));
+    let begun = Begun { asker: shell, signals, kin, started };
+    let reaper = Reaper::start(hold, options, caller, &launch, begun)?;
+    let mut kept = reaper.fds();
+    kept.extend(terminal.as_ref().map(|terminal| terminal.stream));
+    kept.extend_from_slice(in_use);
+    inherited::let_go(&kept);
+    let report = reaper.run();
+    if let Some(terminal) = terminal {
+        terminal.give_back();
+    }
+    Ok(report)
+}
+
+/// Runs a command in a group of another run, as [`run`] does in one of its own. `closed`: which
+/// standard streams were.
+pub fn exec(
+    path: &str,
+    options: &RunOptions,
+    closed: [bool; 3],
+    in_use: &[BorrowedFd<'_>],
+) -> Result<Report, HostError> {
+    let started = Instant::now();
+    let setup = |e| HostError::call("cannot set up the run", e);
+    let caller = Caller {
+        front: getpid(),
+        group: getpgrp(),
+        mask: sys::block_all_signals().map_err(setup)?,
+        sigchld_ignored: sys::signal_is_ignored(libc::SIGCHLD),
+    };
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(setup)?;
+    let (entered, socket) = exec::ask(path, options, &caller, closed)?;
+    let mut front = Front {
+        socket,
+        signals,
+        supervisor: None,
+        report: Vec::new(),
+        outcome: None,
+        cpu: CpuTime::default(),
+        shell: Shell::apart(),
+        kin: Vec::new(),
+    };
+    let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
+    kept.extend_from_slice(in_use);
+    inherited::let_go(&kept);
+    front.serve();
+    if matches!(front.outcome, Some(Outcome::SupervisorGone)) {
+        // Its reaper was killed. If the supervisor lives it is killing the group: not before that is
+        // done is the command over.
+        let _ = keeper::remove(&entered.full, true);
+    }
+    front.conclude(options, started)
+}
+
 /// The children that this process has already: `sh -c 'helper & exec cgrove run …'`.
 fn children_so_far() -> Vec<Identity> {
     let any = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
@@ -99,12 +192,6 @@ fn children_so_far() -> Vec<Identity> {
         return Vec::new();
     }
     Scanner::open(getpid().as_raw()).map(|mut scanner| scanner.children()).unwrap_or_default()
-}
-
-/// Whether the process is stopped now; yes also if `/proc` does not say.
-fn is_stopped(pid: RawPid) -> bool {
-    let stat = Proc::open().and_then(|mut proc| proc.stat(pid));
-    stat.map_or_else(|errno| errno != Errno::ENOENT, |stat| stat.state == b'T')
 }
 
 /// How the conversation with the supervisor ended.
@@ -117,11 +204,12 @@ enum Outcome {
 struct Front {
     socket: OwnedFd,
     signals: SignalFd,
-    supervisor: RawPid,
+    /// The child that holds the tree; in `exec` it is no child of ours.
+    supervisor: Option<RawPid>,
     report: Vec<u8>,
     outcome: Option<Outcome>,
     cpu: CpuTime,
-    session_leader: bool,
+    shell: Shell,
     /// Children of this process from before it was cgrove.
     kin: Vec<Identity>,
 }
@@ -152,7 +240,12 @@ impl Front {
 
     fn on_message(&mut self) {
         match ToFront::receive(self.socket.as_fd()) {
-            Ok(Some(ToFront::Stopped { signal, command })) => self.stop(signal, command),
+            Ok(Some(ToFront::Stopped { signal, command })) => {
+                if !self.shell.stop(signal, command) {
+                    let go_on = ToSupervisor::Signal { signal: libc::SIGCONT, sender: 0 };
+                    let _ = go_on.send(self.socket.as_fd());
+                }
+            }
             Ok(Some(ToFront::Report(chunk))) => self.report.extend_from_slice(&chunk),
             Ok(Some(ToFront::Done)) => self.outcome = Some(Outcome::Report),
             Ok(Some(ToFront::Failed(text))) => self.outcome = Some(Outcome::Failed(text)),
@@ -164,43 +257,31 @@ impl Front {
         while let Ok(Some(info)) = self.signals.read_signal() {
             match i32::try_from(info.ssi_signo).unwrap_or(0) {
                 libc::SIGCHLD => self.on_child(),
-                signal if self.concerns_command(signal, &info) => self.forward(signal, &info),
+                signal if self.shell.concerns_command(signal, &info) => self.forward(signal, &info),
                 _ => {}
             }
         }
     }
 
-    /// Whether the command should get a signal that came to us. What the kernel sends goes to the
-    /// whole foreground group, except the hangup, which goes to a session leader alone, and the
-    /// alarm that was set before cgrove was executed, which a fork does not inherit.
-    fn concerns_command(&self, signal: i32, info: &siginfo) -> bool {
-        const SI_KERNEL: i32 = 0x80;
-        if info.ssi_code == SI_KERNEL {
-            return match signal {
-                libc::SIGHUP => self.session_leader,
-                libc::SIGALRM => true,
-                _ => false,
-            };
-        }
-        // SIGPIPE from a write of our own, and the like; the supervisor only ever continues us.
-        let sender = i64::from(info.ssi_pid);
-        sender != i64::from(std::process::id()) && sender != i64::from(self.supervisor)
-    }
-
     fn forward(&self, signal: i32, info: &siginfo) {
-        let sender = RawPid::try_from(info.ssi_pid).unwrap_or(0);
+        let sender = if self.shell.is_the_terminals(info) {
+            TERMINAL
+        } else {
+            RawPid::try_from(info.ssi_pid).unwrap_or(0)
+        };
         // A supervisor that is gone is noticed on the socket.
         let _ = ToSupervisor::Signal { signal, sender }.send(self.socket.as_fd());
     }
 
     /// The supervisor is never to stay stopped, whoever stopped it.
     fn on_child(&mut self) {
+        let Some(supervisor) = self.supervisor else { return };
         while let Ok(Some(waited)) = sys::wait_child(WaitFor::Changes) {
             match waited.fate {
                 Fate::Stopped(_)
-                    if waited.pid == self.supervisor && !mutant::is(Mutant::StaysStopped) =>
+                    if waited.pid == supervisor && !mutant::is(Mutant::StaysStopped) =>
                 {
-                    let _ = sys::kill(self.supervisor, libc::SIGCONT);
+                    let _ = sys::kill(supervisor, libc::SIGCONT);
                 }
                 Fate::Exited(_) | Fate::Signaled(_) => self.collected(&waited),
                 _ => {}
@@ -210,32 +291,6 @@ impl Front {
 
     fn collected(&mut self, waited: &Waited) {
         self.cpu = self.cpu.plus(waited.cpu);
-    }
-
-    /// The command was stopped by the terminal: stop the same way, so that the shell notices, and
-    /// return when continued. A session leader has no shell above it that could continue anything.
-    fn stop(&self, signal: i32, command: RawPid) {
-        if self.session_leader {
-            let _ =
-                ToSupervisor::Signal { signal: libc::SIGCONT, sender: 0 }.send(self.socket.as_fd());
-            return;
-        }
-        let Ok(signal) = Signal::try_from(signal) else { return };
-        let mut only = SigSet::empty();
-        only.add(signal);
-        sys::set_signal_ignored(signal as i32, false);
-        let me = getpid().as_raw();
-        // Blocked, and so only pending. Whatever ends the command's stop makes the supervisor
-        // send SIGCONT, which takes a pending stop away: from here on none can come too early.
-        let _ = sys::kill(me, signal as i32);
-        // The news may have waited here while we were stopped ourselves.
-        if !is_stopped(command) {
-            let _ = sys::kill(me, libc::SIGCONT);
-            return;
-        }
-        // Unblocking delivers it: we stop here.
-        let _ = only.thread_swap_mask(SigmaskHow::SIG_UNBLOCK);
-        let _ = only.thread_swap_mask(SigmaskHow::SIG_BLOCK);
     }
 
     fn conclude(mut self, options: &RunOptions, started: Instant) -> Result<Report, HostError> {
@@ -256,22 +311,28 @@ impl Front {
 
     /// Collects a supervisor that has had its last word: its tree is gone, and it may be stopped.
     fn dismiss(&self) {
-        let _ = sys::kill(self.supervisor, libc::SIGKILL);
-        let _ = sys::wait_for_end(self.supervisor);
+        if let Some(supervisor) = self.supervisor {
+            let _ = sys::kill(supervisor, libc::SIGKILL);
+            let _ = sys::wait_for_end(supervisor);
+        }
     }
 
     /// The supervisor was killed: everything below it is now below us. Kill it all, except the
     /// children that this process had before it became cgrove.
     fn clean_up(&mut self, options: &RunOptions, started: Instant) -> Report {
         let mut sweep = Sweep::default();
+        let Some(supervisor) = self.supervisor else {
+            // Its reaper is not ours, and what it held is its supervisor's to kill.
+            return conclude::degraded(options, nanos(started.elapsed()), self.cpu, &sweep);
+        };
         let kin = std::mem::take(&mut self.kin);
         let open = || Scanner::open(getpid().as_raw()).map(|scanner| scanner.without(&kin));
         let mut scanner = open();
         // If it closed its socket but still lives, it is of no use any more.
-        let _ = sys::kill(self.supervisor, libc::SIGKILL);
+        let _ = sys::kill(supervisor, libc::SIGKILL);
         'killing: loop {
             match &mut scanner {
-                Ok(scanner) => sweep.round(scanner, Some(self.supervisor)),
+                Ok(scanner) => sweep.round(scanner, Some(supervisor)),
                 Err(_) => scanner = open(),
             }
             let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
@@ -299,34 +360,5 @@ impl Front {
         }
         door::remove(&options.name);
         conclude::degraded(options, nanos(started.elapsed()), self.cpu, &sweep)
-    }
-}
-
-/// The terminal whose foreground was the caller's group.
-struct Terminal {
-    group: Pid,
-    stream: BorrowedFd<'static>,
-}
-
-impl Terminal {
-    /// Finds the terminal among the standard streams, if `group` is in its foreground.
-    fn held_by(group: Pid) -> Option<Terminal> {
-        sys::standard_streams()
-            .into_iter()
-            .find(|stream| tcgetpgrp(stream) == Ok(group))
-            .map(|stream| Terminal { group, stream })
-    }
-
-    /// A command that died in a group of its own leaves the terminal to a dead group.
-    fn give_back(&self) {
-        // Not if the shell took it back, as it does from a job that was sent to the background.
-        let abandoned = |now: Pid| {
-            mutant::is(Mutant::TerminalTaken)
-                || now != self.group && sys::kill(-now.as_raw(), 0) == Err(Errno::ESRCH)
-        };
-        if tcgetpgrp(self.stream).is_ok_and(abandoned) {
-            // SIGTTOU is blocked, so this is allowed from the background.
-            let _ = tcsetpgrp(self.stream, self.group);
-        }
     }
 }

@@ -112,6 +112,12 @@ impl Gate {
         let _ = sys::notif_send(self.listener.as_fd(), id, Answer::Refuse(errno));
     }
 
+    /// Lets the asker ask again once it has taken the stop that awaits it: as if the call had been
+    /// interrupted. Only for a task with a stop pending, or the answer would be seen.
+    pub(crate) fn put_off(&self, id: u64) {
+        let _ = sys::notif_send(self.listener.as_fd(), id, Answer::Restart);
+    }
+
     /// Whether the asker still waits: what was read from its memory until now was its own.
     pub fn still_waiting(&self, id: u64) -> bool {
         sys::notif_id_valid(self.listener.as_fd(), id)

@@ -55,11 +55,18 @@ impl Sweep {
         self.passes += u64::from(found);
     }
 
-    /// The reaper backend's way to hold a task limit: kills the newest processes until `excess`
-    /// tasks are gone. They are no survivors of the command. Returns how many it killed.
-    pub fn newest(&mut self, scanner: &mut Scanner, census: &Census, excess: u64) -> u64 {
+    /// The reaper backend's way to hold a task limit: kills the newest processes `among`
+    /// all until `excess` tasks are gone. They are no survivors of the command. Returns how many it killed.
+    pub fn newest(
+        &mut self,
+        scanner: &mut Scanner,
+        census: &Census,
+        excess: u64,
+        among: impl Fn(RawPid) -> bool,
+    ) -> u64 {
         self.forget_the_gone(census);
-        let mut newest: Vec<&Seen> = census.live_processes().collect();
+        let mut newest: Vec<&Seen> =
+            census.live_processes().filter(|seen| among(seen.tid)).collect();
         newest.sort_by_key(|seen| std::cmp::Reverse((seen.stat.map(|stat| stat.start), seen.tid)));
         let (mut freed, mut killed) = (0, 0);
         for seen in newest {
@@ -120,7 +127,7 @@ pub fn signal_all(scanner: &mut Scanner, census: &Census, number: i32) {
 }
 
 /// Signals the process that was seen, and never another that has its pid now.
-fn signal(scanner: &mut Scanner, seen: &Seen, number: i32) -> Result<(), Errno> {
+pub(crate) fn signal(scanner: &mut Scanner, seen: &Seen, number: i32) -> Result<(), Errno> {
     match sys::pidfd_open(seen.tid) {
         Ok(pidfd) => {
             if let Some(was) = seen.stat {

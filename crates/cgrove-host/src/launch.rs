@@ -46,6 +46,10 @@ pub struct Launch<'a> {
     pub gate_or_nothing: bool,
     /// Wait for [`let_start`] before the exec.
     pub held: bool,
+    /// Where the listener goes, if not where the rest is reported.
+    pub gatekeeper: Option<BorrowedFd<'a>>,
+    /// Begin a session.
+    pub own_session: bool,
 }
 
 /// The exit status of a command that cannot be executed, as in every shell.
@@ -118,6 +122,10 @@ fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
     if getppid() != parent {
         sys::exit_now(125);
     }
+    if launch.own_session {
+        // Cannot fail: a child that has just been forked leads no group.
+        let _ = nix::unistd::setsid();
+    }
     if launch.gate.is_none() {
         stay_killable();
     }
@@ -128,7 +136,8 @@ fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
         };
         let refused = matches!(installed, FromCommand::NoGate(_));
         // Without the listener in the supervisor's hands every fork would fail: give up.
-        if installed.send(report.as_fd()).is_err() || (refused && launch.gate_or_nothing) {
+        let to = launch.gatekeeper.unwrap_or(report.as_fd());
+        if installed.send(to).is_err() || (refused && launch.gate_or_nothing) {
             sys::exit_now(125);
         }
         if refused {

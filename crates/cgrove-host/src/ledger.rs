@@ -29,9 +29,13 @@
 //! So `current` is at least the number of tasks that exist, at all times. Kernel threads that
 //! io_uring adds to a process do not pass the gate; the next census takes them in.
 
+mod ancestry;
 mod files;
 mod freeze;
+mod groups;
 mod snapshot;
+
+pub use groups::{Figures, GroupId, MAX_GROUPS};
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -39,12 +43,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cgrove_core::{
-    Cgroup, Effect, Effects, Errno as CoreErrno, Fork, ForkFrom, Hierarchy, Limit, Membership,
-    Pids, PidsCss, SsMask, Task, TaskId, Time,
+    Effect, Effects, Errno as CoreErrno, Fork, Hierarchy, Limit, Membership, Pids, SsMask, Task,
+    TaskId, Time,
 };
 
 use cgrove_files::Tree;
 
+use self::groups::Group;
 use crate::mutant::{self, Mutant};
 use crate::scan::{Census, Scanner, Seen};
 use crate::sys::{self, RawPid};
@@ -61,10 +66,14 @@ const RUNNING_PROOF_AGE: Duration = Duration::from_millis(50);
 const RUNNING_PROOF_TICKS: u64 = 2;
 /// At the limit with nothing pending, a full census at most this often.
 const FULL_RECOUNT_INTERVAL: Duration = Duration::from_millis(10);
+/// At the limit, how long one fork may wait for a census that is complete. Nobody else is answered
+/// meanwhile, so the tree comes to rest.
+const SETTLING_TIME: Duration = Duration::from_millis(20);
 
 /// A task with a name.
 struct Known {
     task: Arc<Task>,
+    group: GroupId,
     tgid: RawPid,
     /// On a leader: threads were named below it.
     has_threads: bool,
@@ -72,47 +81,45 @@ struct Known {
 
 /// The latest fork of a thread, not proven finished.
 struct Unproven {
+    group: GroupId,
     since: Instant,
     /// The thread's CPU ticks when it was first seen running.
     ticks: Option<u64>,
 }
 
-/// One group of tasks in the core.
+/// The run's tasks in the core, in one group or several.
 pub struct Ledger {
     hierarchy: Hierarchy,
     /// The hierarchy's interface files, made for the first who asks for them.
     tree: OnceCell<Tree>,
     /// Who reads a long file from outside: the latest of them.
     reading: Option<files::Reading>,
-    /// Who reads a long snapshot: what is left to read of it is in here.
-    snapshot: Option<Vec<u8>>,
-    group: Arc<Cgroup>,
-    /// The group's path, while it had one.
-    path: String,
-    pids: Arc<PidsCss>,
+    /// Who reads a long snapshot: what is left to read of it is in here, and which group it is of.
+    snapshot: Option<(GroupId, Vec<u8>)>,
+    /// The run's own first; those that were removed leave their place to others.
+    groups: Vec<Option<Group>>,
+    /// How many there are below the run's own.
+    nested: usize,
+    /// The groups' reapers by pid.
+    reapers: HashMap<RawPid, GroupId>,
     fx: Effects,
     /// Whom the core wants frozen or thawed, not carried out yet.
     orders: Vec<(TaskId, bool)>,
     started: Instant,
     next_id: u64,
     known: HashMap<RawPid, Known>,
-    /// Charges of forks whose child has no name yet.
-    nameless: Vec<Fork>,
-    /// Charges of forks whose child may never be seen, below one of the `hidden`.
-    blind: Vec<Fork>,
     /// Who was hidden in the last complete census.
     hidden: Vec<RawPid>,
     /// Whoever asked for the latest charge is, or is below one that nobody can find.
     asker_hidden: bool,
+    /// Who asked last, and for which group.
+    asking: (RawPid, GroupId),
     /// The first that ever was.
     first_hidden: Option<RawPid>,
     /// By thread. Never more to come than these, and so never more charges needed for them.
     unproven: HashMap<RawPid, Unproven>,
     /// A complete census was taken for the question that is being answered.
     all_seen: bool,
-    /// Most tasks known to have existed at once.
-    peak_seen: u64,
-    forks: u64,
     census_time: Duration,
     last_recount: Option<Instant>,
 }
@@ -120,7 +127,9 @@ pub struct Ledger {
 impl Ledger {
     /// A hierarchy with the one group `name`.
     pub fn new(name: &str, limit: Option<u64>, started: Instant) -> Result<Ledger, CoreErrno> {
-        let hierarchy = Hierarchy::builder().controller(Arc::new(Pids::new())).build(Time(0));
+        // Groups limit and count; tasks stay in theirs when it gets groups below it.
+        let builder = Hierarchy::builder().internal_tasks();
+        let hierarchy = builder.controller(Arc::new(Pids::new())).build(Time(0));
         let mut fx = Effects::at(Time(0));
         let enable = hierarchy.mask(&["pids"])?;
         // Nothing dies in a hierarchy that is new, so there is nothing to wait for.
@@ -137,23 +146,20 @@ impl Ledger {
             reading: None,
             snapshot: None,
             hierarchy,
-            path: group.path(),
-            group,
-            pids,
+            groups: vec![Some(Group::new(group, pids, None, None))],
+            nested: 0,
+            reapers: HashMap::new(),
             fx,
             orders: Vec::new(),
             started,
             next_id: 1,
             known: HashMap::new(),
-            nameless: Vec::new(),
-            blind: Vec::new(),
             hidden: Vec::new(),
             asker_hidden: false,
+            asking: (0, GroupId::RUN),
             first_hidden: None,
             unproven: HashMap::new(),
             all_seen: false,
-            peak_seen: 0,
-            forks: 0,
             census_time: Duration::ZERO,
             last_recount: None,
         };
@@ -164,16 +170,20 @@ impl Ledger {
     /// Takes in a process that exists already: the command, or what the reaper backend finds.
     pub fn adopt(&mut self, pid: RawPid) -> Result<(), CoreErrno> {
         let id = self.fresh_id();
-        let task = self.hierarchy.adopt(&self.group, id, Membership::Process, &mut self.fx)?;
-        self.known.insert(pid, Known { task, tgid: pid, has_threads: false });
-        self.saw(self.known.len() as u64);
+        let run = GroupId::RUN;
+        let cgroup = Arc::clone(&self.group(run).cgroup);
+        let task = self.hierarchy.adopt(&cgroup, id, Membership::Process, &mut self.fx)?;
+        self.know(pid, Known { task, group: run, tgid: pid, has_threads: false });
+        self.saw(run, self.known.len() as u64);
         self.perform();
         Ok(())
     }
 
-    /// Whether one more task would be within the limit, as far as the ledger knows.
-    pub fn fits(&self) -> bool {
-        self.pids.fits(1)
+    /// Whether one more task, forked by thread `tid`, would be within the limits, as far as the
+    /// ledger knows.
+    pub fn fits(&mut self, tid: RawPid, scanner: &mut Scanner) -> bool {
+        self.asking = (tid, self.find_asker(tid, scanner));
+        self.group(self.asking.1).pids.fits(1)
     }
 
     /// Thread `tid` asks for a new task: charges it, or refuses at the limit. Before it refuses it
@@ -184,43 +194,65 @@ impl Ledger {
         self.fx.set_now(self.now());
         self.unproven.remove(&tid);
         self.all_seen = false;
+        let (asked, mut group) = self.asking;
+        if asked != tid || !self.exists(group) {
+            group = self.find_asker(tid, scanner);
+        }
+        self.asking = (tid, group);
+        if self.is_nested() && self.is_shut(group) {
+            self.count_refusal(group);
+            return Err(CoreErrno::EAGAIN);
+        }
         let trusting = mutant::is(Mutant::DeadCounted);
-        let unsure = !self.nameless.is_empty() || (self.known.len() > 1 && !trusting);
-        if !self.pids.fits(1) {
+        let pending = self.pending(group);
+        let unsure = pending > 0 || (self.known.len() > 1 && !trusting);
+        if !self.group(group).pids.fits(1) {
             if !mutant::is(Mutant::NoRecount) {
-                self.make_room(scanner);
+                self.make_room(group, scanner);
             }
-        } else if self.nameless.len() >= MIN_PENDING.max(2 * self.known.len())
-            || (unsure && self.pids.current() >= self.peak_seen && self.may_look())
+        } else if pending >= MIN_PENDING.max(2 * self.known.len())
+            || (unsure && self.is_at_peak(group) && self.may_look())
         {
             self.reconcile(scanner);
         }
         self.asker_hidden = !self.hidden.is_empty() && !scanner.finds(tid, &self.hidden);
-        let fork = self.hierarchy.fork(ForkFrom::Cgroup(&self.group), &mut self.fx);
+        if !self.exists(group) {
+            // It has ended while it was counted.
+            return Err(CoreErrno::EAGAIN);
+        }
+        let fork = self.take_charge(group);
         self.perform();
         fork
     }
 
     /// The charged fork was let through.
     pub fn forked(&mut self, tid: RawPid, fork: Fork) {
-        self.forks += 1;
         // If everyone has a name and was there a moment ago, or asks, so many exist once the fork
         // succeeds.
         let all_there = self.all_seen || self.known.len() == 1 || mutant::is(Mutant::DeadCounted);
-        if self.nameless.is_empty() && all_there {
-            self.saw(self.known.len() as u64 + 1);
+        let (_, group) = self.asking;
+        for id in self.chain(group).collect::<Vec<_>>() {
+            self.group_mut(id).forks += 1;
+            if all_there && self.pending(id) == 0 {
+                self.saw(id, self.tasks_within(id) + 1);
+            }
         }
-        if self.asker_hidden {
-            self.blind.push(fork);
+        let hidden = self.asker_hidden;
+        let of = self.group_mut(group);
+        if hidden {
+            of.blind.push(fork);
         } else {
-            self.nameless.push(fork);
+            of.nameless.push(fork);
         }
-        self.unproven.insert(tid, Unproven { since: Instant::now(), ticks: None });
+        self.unproven.insert(tid, Unproven { group, since: Instant::now(), ticks: None });
     }
 
     /// The reaper collected this process: all its threads are gone with it.
     pub fn reaped(&mut self, pid: RawPid) {
         self.fx.set_now(self.now());
+        if let Some(group) = self.reaps(pid) {
+            self.lose(group);
+        }
         let threads = self.known.get(&pid).is_some_and(|leader| leader.has_threads);
         self.forget(pid);
         if threads {
@@ -236,15 +268,10 @@ impl Ledger {
         let begun = Instant::now();
         self.prove(scanner);
         let census = scanner.census();
-        self.name_newcomers(&census);
+        self.name_newcomers(&census, scanner, true);
         if census.complete {
             self.set_hidden(&census);
-            let unfinished =
-                if mutant::is(Mutant::ToComeForgotten) { 0 } else { self.unproven.len() };
-            let to_come = self.nameless.len().min(unfinished);
-            for fork in self.nameless.drain(to_come..) {
-                fork.cancel(&mut self.fx);
-            }
+            self.cancel_the_finished();
             let unseen = self.known.iter().filter(|(tid, _)| census.get(**tid).is_none());
             // What is below the hidden may still be there.
             let gone = unseen.filter(|(tid, known)| {
@@ -252,7 +279,7 @@ impl Ledger {
             });
             let gone: Vec<RawPid> = gone.map(|(tid, _)| *tid).collect();
             gone.into_iter().for_each(|tid| self.forget(tid));
-            self.saw(census.tasks.len() as u64);
+            self.saw_all();
             self.all_seen = self.hidden.is_empty();
         }
         self.perform();
@@ -260,15 +287,36 @@ impl Ledger {
         census
     }
 
+    /// Keeps, in each group, as many charges without a name as there are forks that are not proven
+    /// finished.
+    fn cancel_the_finished(&mut self) {
+        for id in self.ids().collect::<Vec<_>>() {
+            let unfinished = if mutant::is(Mutant::ToComeForgotten) {
+                0
+            } else if self.is_nested() {
+                self.unproven.values().filter(|fork| fork.group == id).count()
+            } else {
+                self.unproven.len()
+            };
+            let group = self.group_mut(id);
+            let to_come = group.nameless.len().min(unfinished);
+            let finished: Vec<Fork> = group.nameless.drain(to_come..).collect();
+            finished.into_iter().for_each(|fork| fork.cancel(&mut self.fx));
+        }
+    }
+
     /// Moves charges between those that a census can settle and those that it cannot.
     fn set_hidden(&mut self, census: &Census) {
         if mutant::is(Mutant::HiddenForgotten) {
             return;
         }
-        if census.hidden.is_empty() {
-            self.nameless.append(&mut self.blind);
-        } else if census.hidden.iter().any(|pid| !self.hidden.contains(pid)) {
-            self.blind.append(&mut self.nameless);
+        let new = census.hidden.iter().any(|pid| !self.hidden.contains(pid));
+        for group in self.groups.iter_mut().flatten() {
+            if census.hidden.is_empty() {
+                group.nameless.append(&mut group.blind);
+            } else if new {
+                group.blind.append(&mut group.nameless);
+            }
         }
         self.hidden.clone_from(&census.hidden);
         self.first_hidden = self.first_hidden.or(self.hidden.first().copied());
@@ -276,16 +324,16 @@ impl Ledger {
 
     /// Follows a glance of the reaper backend, where forks do not ask: newcomers are charged by
     /// force and what is not seen is gone. Returns how many processes were new.
-    pub fn follow(&mut self, census: &Census) -> u64 {
+    pub fn follow(&mut self, census: &Census, scanner: &mut Scanner) -> u64 {
         self.fx.set_now(self.now());
         let known = &self.known;
-        let new = census.tasks.iter().filter(|s| s.is_leader() && !known.contains_key(&s.tid));
+        let new = census.members().filter(|s| s.is_leader() && !known.contains_key(&s.tid));
         let new = new.count() as u64;
         let gone: Vec<RawPid> =
             self.known.keys().copied().filter(|tid| census.get(*tid).is_none()).collect();
         gone.into_iter().for_each(|tid| self.forget(tid));
-        self.name_newcomers(census);
-        self.saw(census.tasks.len() as u64);
+        self.name_newcomers(census, scanner, false);
+        self.saw_all();
         self.perform();
         new
     }
@@ -294,8 +342,9 @@ impl Ledger {
     /// left to the caller's sweep, which finds the nameless as well.
     pub fn kill(&mut self) {
         self.fx.set_now(self.now());
+        let run = Arc::clone(&self.group(GroupId::RUN).cgroup);
         // Fails only on a removed group, which has nobody to kill.
-        let _ = self.hierarchy.kill(&self.group, &mut self.fx);
+        let _ = self.hierarchy.kill(&run, &mut self.fx);
         self.perform();
     }
 
@@ -306,15 +355,29 @@ impl Ledger {
 
     /// Tasks charged now: at least as many as exist.
     pub fn current(&self) -> u64 {
-        self.pids.current()
+        self.group(GroupId::RUN).pids.current()
     }
 
-    /// Whether a task limit is set and exceeded by `current`.
-    pub fn excess(&self) -> u64 {
-        match self.pids.max() {
-            Limit::N(max) => self.pids.current().saturating_sub(max),
-            Limit::Max => 0,
-        }
+    /// Groups whose task limit is exceeded by what is charged, and by how much.
+    pub fn excess(&self) -> Vec<(GroupId, u64)> {
+        let over = |id: GroupId| {
+            let pids = &self.group(id).pids;
+            match pids.max() {
+                Limit::N(max) => (id, pids.current().saturating_sub(max)),
+                Limit::Max => (id, 0),
+            }
+        };
+        self.ids().map(over).filter(|(_, excess)| *excess > 0).collect()
+    }
+
+    /// So many were killed for the limit of a group, where forks cannot be refused.
+    pub fn killed_for(&mut self, id: GroupId, killed: u64) {
+        self.note_kills(id, killed);
+    }
+
+    /// Whether a known process is of the group, or of one below.
+    pub fn is_member(&self, pid: RawPid, id: GroupId) -> bool {
+        self.known.get(&pid).is_some_and(|known| self.is_within(known.group, id))
     }
 
     /// The first process that `/proc` did not let us look into.
@@ -322,38 +385,21 @@ impl Ledger {
         self.first_hidden
     }
 
-    /// The task limit; `None` is `max`.
-    pub fn limit(&self) -> Option<u64> {
-        match self.pids.max() {
-            Limit::N(max) => Some(max),
-            Limit::Max => None,
-        }
-    }
-
-    /// Forks let through so far.
-    pub fn forks(&self) -> u64 {
-        self.forks
-    }
-
-    /// How often the task limit was hit, and the cgroup path that it belongs to.
-    pub fn hits(&self) -> (u64, String) {
-        (self.pids.events(), self.path.clone())
-    }
-
-    /// The most tasks seen at once, and the most that there can have been.
-    pub fn peak(&self) -> (u64, u64) {
-        (self.peak_seen, self.pids.peak().max(self.peak_seen))
-    }
-
     /// The tree is empty: retires everyone, removes the group and runs its teardown to the end.
     pub fn close(&mut self) {
         self.fx.set_now(self.now());
-        for fork in self.nameless.drain(..).chain(self.blind.drain(..)) {
-            fork.cancel(&mut self.fx);
-        }
         let tids: Vec<RawPid> = self.known.keys().copied().collect();
         tids.into_iter().for_each(|tid| self.forget(tid));
-        let removed = self.hierarchy.remove(&self.group, &mut self.fx);
+        for id in self.ids().skip(1).collect::<Vec<_>>() {
+            if self.exists(id) {
+                let _ = self.remove(id);
+            }
+        }
+        let run = self.group_mut(GroupId::RUN);
+        let places: Vec<Fork> = run.nameless.drain(..).chain(run.blind.drain(..)).collect();
+        let cgroup = Arc::clone(&run.cgroup);
+        places.into_iter().for_each(|fork| fork.cancel(&mut self.fx));
+        let removed = self.hierarchy.remove(&cgroup, &mut self.fx);
         debug_assert_eq!(removed, Ok(()));
         self.perform();
     }
@@ -368,8 +414,39 @@ impl Ledger {
         id
     }
 
-    fn saw(&mut self, tasks: u64) {
-        self.peak_seen = self.peak_seen.max(tasks);
+    fn saw(&mut self, id: GroupId, tasks: u64) {
+        let group = self.group_mut(id);
+        group.peak_seen = group.peak_seen.max(tasks);
+    }
+
+    /// Everyone who is known exists.
+    fn saw_all(&mut self) {
+        for id in self.ids().collect::<Vec<_>>() {
+            self.saw(id, self.tasks_within(id));
+        }
+    }
+
+    /// Charges without a name, in the group and below.
+    fn pending(&self, id: GroupId) -> usize {
+        let count = |group: &Group| group.nameless.len();
+        if self.is_nested() {
+            self.within(id).into_iter().map(|id| count(self.group(id))).sum()
+        } else {
+            count(self.group(id))
+        }
+    }
+
+    /// Whether one more task could be the most that there have been, at some level.
+    fn is_at_peak(&self, id: GroupId) -> bool {
+        self.chain(id).any(|id| {
+            let group = self.group(id);
+            group.pids.current() >= group.peak_seen
+        })
+    }
+
+    fn know(&mut self, tid: RawPid, known: Known) {
+        self.group_mut(known.group).tasks += 1;
+        self.known.insert(tid, known);
     }
 
     /// Whether a census for no better reason than an exact peak is affordable.
@@ -379,26 +456,41 @@ impl Ledger {
 
     fn forget(&mut self, tid: RawPid) {
         if let Some(known) = self.known.remove(&tid) {
+            self.group_mut(known.group).tasks -= 1;
             let retired = self.hierarchy.retire(&known.task, &mut self.fx);
             debug_assert_eq!(retired, Ok(()));
         }
     }
 
-    /// The limit is reached, as far as the ledger knows. Looks for someone who is gone: a signal 0
+    /// A limit is reached, as far as the ledger knows. Looks for someone who is gone: a signal 0
     /// to each known task is cheap, a census settles the nameless charges, and now and then it
     /// also finds a known pid that came back as somebody else's.
-    fn make_room(&mut self, scanner: &mut Scanner) {
-        let gone = self.known.iter().find(|(tid, known)| !sys::thread_exists(known.tgid, **tid));
-        if let Some(tid) = gone.map(|(tid, _)| *tid) {
-            self.forget(tid);
-        }
-        if self.pids.fits(1) {
-            return;
-        }
+    ///
+    /// A tree that moves can spoil a census. Then there are others, until one is complete or
+    /// [`SETTLING_TIME`] is over.
+    fn make_room(&mut self, asking: GroupId, scanner: &mut Scanner) {
+        let begun = Instant::now();
         let due = self.last_recount.is_none_or(|at| at.elapsed() >= FULL_RECOUNT_INTERVAL);
-        if !self.nameless.is_empty() || due {
-            self.reconcile(scanner);
+        while let Some(full) = self.full_level(asking) {
+            let here = |known: &Known| !self.is_nested() || self.is_within(known.group, full);
+            let mut known = self.known.iter().filter(|(_, known)| here(known));
+            let gone = known.find(|(tid, known)| !sys::thread_exists(known.tgid, **tid));
+            if let Some(tid) = gone.map(|(tid, _)| *tid) {
+                self.forget(tid);
+                continue;
+            }
+            if self.pending(full) == 0 && !due {
+                return;
+            }
+            let complete = self.reconcile(scanner).complete;
             self.last_recount = Some(Instant::now());
+            // A census can end a group, and with it the question.
+            if !self.exists(asking) || self.full_level(asking) == Some(full) && complete {
+                return;
+            }
+            if begun.elapsed() >= SETTLING_TIME {
+                return;
+            }
         }
     }
 
@@ -421,38 +513,55 @@ impl Ledger {
         });
     }
 
-    /// Gives every task of the census a name, leaders before their threads.
-    fn name_newcomers(&mut self, census: &Census) {
+    /// Gives every task of the census a name, leaders before their threads. `asks`: every fork
+    /// has a charge.
+    fn name_newcomers(&mut self, census: &Census, scanner: &mut Scanner, asks: bool) {
         // A thread id that came back in another process is another task: the old one's charge goes
         // with the name, and the new one has a charge of its own.
         let mistaken =
             |seen: &&Seen| self.known.get(&seen.tid).is_some_and(|k| k.tgid != seen.tgid);
-        let mistaken: Vec<RawPid> = census.tasks.iter().filter(mistaken).map(|s| s.tid).collect();
+        let mistaken: Vec<RawPid> = census.members().filter(mistaken).map(|s| s.tid).collect();
         mistaken.into_iter().for_each(|tid| self.forget(tid));
+        let (mut orphanages, mut without) = (Vec::new(), Vec::new());
+        if self.is_nested() {
+            without = self.look_for_reapers(scanner);
+            orphanages = self.orphanages(asks);
+        }
         let (leaders, threads): (Vec<&Seen>, Vec<&Seen>) = census
-            .tasks
-            .iter()
+            .members()
             .filter(|seen| !self.known.contains_key(&seen.tid))
             .partition(|seen| seen.is_leader());
-        for seen in leaders.into_iter().chain(threads) {
+        // All are placed before any is named: whose name is new says nothing about its parent's.
+        let home = |seen: &&Seen| match self.is_nested() {
+            true => self.place(seen, census, &orphanages, scanner),
+            false => GroupId::RUN,
+        };
+        let homes: Vec<GroupId> = leaders.iter().map(home).collect();
+        self.forget_reapers(without);
+        let placed = leaders.into_iter().zip(homes.into_iter().map(Some));
+        for (seen, home) in placed.chain(threads.into_iter().map(|seen| (seen, None))) {
             let leader = match self.known.get(&seen.tgid) {
-                Some(leader) if !seen.is_leader() => Some(Arc::clone(&leader.task)),
+                Some(leader) if !seen.is_leader() => Some((Arc::clone(&leader.task), leader.group)),
                 _ => None,
             };
+            let group = leader.as_ref().map(|(_, group)| *group).or(home).unwrap_or(GroupId::RUN);
+            let leader = leader.map(|(task, _)| task);
             let membership = leader.as_ref().map_or(Membership::Process, Membership::ThreadOf);
-            let id = TaskId(self.next_id);
-            self.next_id += 1;
-            let task = match self.nameless.pop().or_else(|| self.blind.pop()) {
+            let id = self.fresh_id();
+            let task = match self.group_mut(group).take_place() {
                 Some(fork) => fork.publish(id, membership, &mut self.fx),
-                None => match self.hierarchy.adopt(&self.group, id, membership, &mut self.fx) {
-                    Ok(task) => task,
-                    Err(_) => continue,
-                },
+                None => {
+                    let cgroup = Arc::clone(&self.group(group).cgroup);
+                    match self.hierarchy.adopt(&cgroup, id, membership, &mut self.fx) {
+                        Ok(task) => task,
+                        Err(_) => continue,
+                    }
+                }
             };
             if let Some(leader) = self.known.get_mut(&seen.tgid) {
                 leader.has_threads = true;
             }
-            self.known.insert(seen.tid, Known { task, tgid: seen.tgid, has_threads: false });
+            self.know(seen.tid, Known { task, group, tgid: seen.tgid, has_threads: false });
         }
     }
 
@@ -484,7 +593,7 @@ mod tests {
     use super::*;
 
     fn seen(tid: RawPid, tgid: RawPid) -> Seen {
-        Seen { tid, tgid, zombie: false, stat: None }
+        Seen { tid, tgid, zombie: false, spared: false, stat: None }
     }
 
     fn census(tasks: &[Seen]) -> Census {
@@ -497,9 +606,10 @@ mod tests {
     fn a_thread_id_that_comes_back_is_another_task() {
         let mut ledger = Ledger::new("t", Some(9), Instant::now()).unwrap();
         ledger.adopt(10).unwrap();
-        ledger.name_newcomers(&census(&[seen(10, 10), seen(11, 10)]));
+        let scanner = &mut Scanner::open(std::process::id() as RawPid).unwrap();
+        ledger.name_newcomers(&census(&[seen(10, 10), seen(11, 10)]), scanner, true);
         assert_eq!(ledger.current(), 2);
-        ledger.name_newcomers(&census(&[seen(10, 10), seen(11, 11)]));
+        ledger.name_newcomers(&census(&[seen(10, 10), seen(11, 11)]), scanner, true);
         assert_eq!(ledger.current(), 2);
         ledger.reaped(10);
         assert_eq!(ledger.current(), 1);

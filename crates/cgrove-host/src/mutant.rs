@@ -66,6 +66,12 @@ pub enum Mutant {
     ProgressFromBehind,
     /// A client of the metrics waits for those who came before, however slow.
     ClientsInTurn,
+    /// Every fork is charged to the run's own group.
+    ChargedToRun,
+    /// An orphan of a group whose reaper is gone is left alive.
+    LostSpared,
+    /// Whoever asks at the door may act on the whole run.
+    MembershipUnchecked,
 }
 
 /// Whether this build runs with that defect.

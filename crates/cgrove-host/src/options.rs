@@ -79,12 +79,22 @@ pub struct RunOptions {
     pub require: Vec<Requirement>,
     /// The run lasts until the last descendant ends.
     pub keep_descendants: bool,
+    /// There is no command: the run is a group that lasts until it is removed.
+    pub keeper: bool,
 }
 
 impl RunOptions {
     /// Whether a task limit is asked for, so that threads have to ask at the gate too.
     pub fn limits_tasks(&self) -> bool {
-        self.pids_max.is_some() || self.set.iter().any(|(file, _)| file == "pids.max")
+        self.keeper
+            || self.pids_max.is_some()
+            || self.set.iter().any(|(file, _)| file == "pids.max")
+    }
+
+    /// The interface files to write before the command starts, in this order.
+    pub fn files(&self) -> Vec<(String, String)> {
+        let limit = self.pids_max.map(|max| ("pids.max".to_owned(), max.to_string()));
+        limit.into_iter().chain(self.set.iter().cloned()).collect()
     }
 
     /// Whether nothing but the gate will do, given what the caller handed us.

@@ -172,7 +172,7 @@ fn probe_gate() -> GateProbe {
     probe
 }
 
-fn try_gate() -> Result<bool, String> {
+pub(crate) fn try_gate() -> Result<bool, String> {
     let words = |what: &str, errno: Errno| format!("{what}: {}", errno.desc());
     let program = filter::program(true).ok_or_else(|| gate::why_not(Errno::EOPNOTSUPP))?;
     let (ours, theirs) = wire::pair().map_err(|e| words("no socket pair", e))?;

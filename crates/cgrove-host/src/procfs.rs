@@ -189,6 +189,27 @@ impl Proc {
         }
     }
 
+    /// `/proc/PID/comm`.
+    pub fn name(&mut self, pid: RawPid) -> Result<&[u8], Errno> {
+        self.set_path(format_args!("{pid}/comm"));
+        self.read_some().map(<[u8]>::trim_ascii_end)
+    }
+
+    /// Whether process `above` is `pid` or an ancestor of it.
+    pub fn is_above(&mut self, above: RawPid, pid: RawPid) -> bool {
+        let mut at = pid;
+        for _ in 0..4096 {
+            if at == above {
+                return true;
+            }
+            match self.stat(at) {
+                Ok(stat) if stat.ppid > 0 => at = stat.ppid,
+                _ => return false,
+            }
+        }
+        false
+    }
+
     /// A whole file below `/proc`, for the doctor.
     pub fn file(&mut self, path: &str) -> Result<&[u8], Errno> {
         self.set_path(format_args!("{path}"));

@@ -49,6 +49,8 @@ pub struct Seen {
     pub tgid: RawPid,
     /// The whole process has ended and waits to be reaped.
     pub zombie: bool,
+    /// It holds a group and is of none: see [`Scanner::spare`].
+    pub spared: bool,
     /// What `/proc/TGID/stat` said; only on leaders, and not if this place hides it.
     pub stat: Option<Stat>,
 }
@@ -80,9 +82,14 @@ impl Census {
         self.tasks.get(at)
     }
 
+    /// All but the spared.
+    pub fn members(&self) -> impl Iterator<Item = &Seen> {
+        self.tasks.iter().filter(|seen| !seen.spared)
+    }
+
     /// The processes that have not ended.
     pub fn live_processes(&self) -> impl Iterator<Item = &Seen> {
-        self.tasks.iter().filter(|seen| seen.is_leader() && !seen.zombie)
+        self.members().filter(|seen| seen.is_leader() && !seen.zombie)
     }
 }
 
@@ -96,6 +103,7 @@ pub struct Scanner {
     root: RawPid,
     /// Below the root, but not of the tree, nor is what is below them.
     without: Vec<Identity>,
+    spared: Vec<RawPid>,
     children_files: bool,
     queue: Vec<RawPid>,
     tids: Vec<RawPid>,
@@ -120,6 +128,7 @@ impl Scanner {
             proc,
             root,
             without: Vec::new(),
+            spared: Vec::new(),
             children_files,
             queue: Vec::new(),
             tids: Vec::new(),
@@ -131,6 +140,30 @@ impl Scanner {
     pub fn without(mut self, kin: &[Identity]) -> Scanner {
         self.without = kin.to_vec();
         self
+    }
+
+    /// The process that the scan starts from.
+    pub fn root(&self) -> RawPid {
+        self.root
+    }
+
+    /// Marks this child of the root in every census from now on: part of the machinery, while
+    /// what is below it is of the tree. `false` takes the mark away.
+    pub fn spare(&mut self, pid: RawPid, spare: bool) {
+        self.spared.retain(|known| *known != pid);
+        if spare {
+            self.spared.push(pid);
+        }
+    }
+
+    /// Whether it has that mark.
+    pub fn is_spared(&self, pid: RawPid) -> bool {
+        self.spared.contains(&pid)
+    }
+
+    /// Everyone who has it.
+    pub fn spared(&self) -> impl Iterator<Item = RawPid> + '_ {
+        self.spared.iter().copied()
     }
 
     /// The processes right below the root.
@@ -177,6 +210,10 @@ impl Scanner {
     /// nobody else. `halts` says of a task `Some(true)`: it has come to a halt; `Some(false)`: it
     /// is told of, and does not matter; `None`: unknown.
     ///
+    /// Where groups beside it run on, `Some(false)` is for their tasks, and what follows holds for
+    /// the group's reaper in place of the root: as long as it lives it cannot be missed with those
+    /// below it who are seen.
+    ///
     /// One pass is enough. A task that it misses has a parent when the pass begins. If the pass
     /// saw that parent alive, it read of the child then; so the parent died first, or is missed
     /// itself, and so on up to a child of the root, which cannot be missed. Whoever is seen has
@@ -189,6 +226,9 @@ impl Scanner {
         let pass = self.pass();
         let mut seen = 0;
         for task in &pass.tasks {
+            if task.spared {
+                continue;
+            }
             match halts(task) {
                 Some(halts) => seen += usize::from(halts && !task.zombie),
                 None => return false,
@@ -318,7 +358,13 @@ impl Scanner {
                     pass.broken = true;
                 } else {
                     pass.hidden.push(pid);
-                    pass.tasks.push(Seen { tid: pid, tgid: pid, zombie: false, stat: None });
+                    pass.tasks.push(Seen {
+                        tid: pid,
+                        tgid: pid,
+                        zombie: false,
+                        spared: false,
+                        stat: None,
+                    });
                 }
                 return;
             }
@@ -327,7 +373,8 @@ impl Scanner {
             return;
         }
         let zombie = stat.is_zombie() && stat.threads <= 1;
-        pass.tasks.push(Seen { tid: pid, tgid: pid, zombie, stat: Some(stat) });
+        let spared = !self.spared.is_empty() && self.spared.contains(&pid);
+        pass.tasks.push(Seen { tid: pid, tgid: pid, zombie, spared, stat: Some(stat) });
         if zombie {
             return;
         }
@@ -340,7 +387,7 @@ impl Scanner {
         }
         for &tid in &tids {
             if tid != pid {
-                pass.tasks.push(Seen { tid, tgid: pid, zombie: false, stat: None });
+                pass.tasks.push(Seen { tid, tgid: pid, zombie: false, spared, stat: None });
             }
             if let Some(queue) = children.as_deref_mut()
                 && self.proc.children(pid, tid, queue).is_err()
@@ -407,7 +454,7 @@ mod tests {
     fn pass(tasks: &[(RawPid, bool)]) -> Pass {
         let tasks = tasks
             .iter()
-            .map(|&(tid, zombie)| Seen { tid, tgid: tid, zombie, stat: None })
+            .map(|&(tid, zombie)| Seen { tid, tgid: tid, zombie, spared: false, stat: None })
             .collect();
         Pass { tasks, ..Pass::default() }
     }

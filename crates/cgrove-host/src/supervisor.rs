@@ -15,15 +15,18 @@
 
 mod asked;
 mod ending;
+mod exec;
+mod members;
 mod visitors;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::Shutdown;
 use nix::unistd::{getpid, setsid};
 
 use crate::accounting::Accounting;
@@ -36,7 +39,7 @@ use crate::gate::{self, Gate};
 use crate::inherited;
 use crate::kill::{self, Sweep};
 use crate::launch::{self, Caller, Launch};
-use crate::ledger::Ledger;
+use crate::ledger::{GroupId, Ledger};
 use crate::mutant::{self, Mutant};
 use crate::options::{BackendChoice, RunOptions};
 use crate::report::Backend;
@@ -45,6 +48,9 @@ use crate::scan::Scanner;
 use crate::sys::{self, Fate, RawPid};
 use crate::title;
 use crate::wire::{FromCommand, ToFront, ToSupervisor};
+
+use self::exec::{Launching, Mourner};
+use self::members::Member;
 
 /// Descriptors that must be free for reading `/proc`, taking the listener in and opening the door.
 const SPARE_FDS: usize = 4 + 4;
@@ -96,8 +102,21 @@ pub(crate) struct Supervisor<'a> {
     scanner: Scanner,
     signals: SignalFd,
     front: Option<OwnedFd>,
+    /// Of the command, until it has executed, or failed to.
     launch: Option<OwnedFd>,
-    gate: Option<Gate>,
+    gates: Vec<Gate>,
+    /// Forks of frozen groups that are not answered: listener, question, asker.
+    held: Vec<(RawFd, u64, RawPid)>,
+    /// Reapers of nested groups.
+    members: Vec<Member>,
+    /// Commands that were brought in and have not executed yet.
+    launching: Vec<Launching>,
+    /// Who waits for groups to be gone.
+    mourners: Vec<Mourner>,
+    /// When everything began to be killed.
+    killing_since: Option<Instant>,
+    /// When to look at groups that are being killed, and after how long the time after.
+    doomed_due: Option<(Instant, Duration)>,
     /// Why nobody can come in from outside, if so.
     pub(crate) door: Result<Door, Errno>,
     /// Until when nobody is let in, so that others get their turn.
@@ -109,7 +128,19 @@ pub(crate) struct Supervisor<'a> {
 pub fn supervise(options: &RunOptions, caller: &Caller, front: OwnedFd, started: Instant) -> ! {
     let failure = match Supervisor::start(options, caller, front.as_fd(), started) {
         Ok(mut supervisor) => {
+            if options.keeper {
+                // Whoever made it has nothing to wait for any more.
+                let _ = ToFront::Done.send(front.as_fd());
+                let _ = nix::sys::socket::shutdown(front.as_raw_fd(), Shutdown::Both);
+                supervisor.front = None;
+            }
             supervisor.run();
+            if options.keeper
+                && let Ok(door) = &supervisor.door
+            {
+                // Whoever removed it waits for the answer.
+                door.see_out();
+            }
             supervisor.finish()
         }
         Err(error) => Err(error),
@@ -140,7 +171,6 @@ impl<'a> Supervisor<'a> {
         let _ = sys::parent_death_signal(libc::SIGCONT);
         sys::become_subreaper().map_err(|e| HostError::call("cannot become a subreaper", e))?;
 
-        let argv = launch::argv(&options.command)?;
         let wants_gate = options.backend != BackendChoice::Only(Backend::Reaper);
         let program = if wants_gate { filter::program(options.limits_tasks()) } else { None };
         let gate_or_nothing = options.needs_gate(caller.sigchld_ignored);
@@ -169,18 +199,26 @@ impl<'a> Supervisor<'a> {
             HostError::new("cannot set up the group", e.name(), "check --name and --pids-max")
         })?;
         for (file, value) in &options.set {
-            ledger.set("", file, value.as_bytes()).map_err(|errno| {
-                HostError::new(
-                    format_args!("cannot set {file} to {value}"),
-                    format_args!("{} ({errno:?})", errno.desc()),
-                    "see cgroup-v2.rst for its values; what is not enforced here has no files",
-                )
-            })?;
+            ledger
+                .set("", file, value.as_bytes())
+                .map_err(|errno| HostError::cannot_set(file, value, errno))?;
         }
         let front_copy = front.try_clone_to_owned().map_err(|_| setup(Errno::EMFILE))?;
         check_spare_descriptors(front).map_err(setup)?;
 
         let door = Door::open(&options.name);
+        if options.keeper
+            && let Err(errno) = &door
+        {
+            return Err(HostError::new(
+                format_args!("cannot create group {}", options.name),
+                match errno {
+                    Errno::EEXIST => "there is one already (EEXIST)".to_owned(),
+                    other => format!("it can have no door: {} ({other:?})", other.desc()),
+                },
+                "choose another name; `cgrove tree` shows what there is",
+            ));
+        }
         if options.named && matches!(door, Err(Errno::EEXIST)) {
             return Err(HostError::new(
                 format_args!("cannot start a run called {}", options.name),
@@ -188,17 +226,25 @@ impl<'a> Supervisor<'a> {
                 "choose another --name; `cgrove tree` shows what runs",
             ));
         }
+        let argv = launch::argv(&options.command)?;
         let environment = launch::environment(&options.name);
-        let environment = environment.as_slice();
         let launch = Launch {
-            environment,
+            environment: &environment,
             argv: &argv,
             caller,
             gate: program.as_deref(),
             gate_or_nothing,
             held: ledger.is_freezing(),
+            gatekeeper: None,
+            own_session: false,
         };
-        let (command, socket) = launch::start(&launch)?;
+        // A keeper has none, and no process has this pid.
+        let mut command = 0;
+        let mut socket = None;
+        if !options.keeper {
+            let (pid, report) = launch::start(&launch)?;
+            (command, socket) = (pid, Some(report));
+        }
         // Not before the command exists: it stays in the caller's session. Cannot fail, for a fork
         // of the front leads no process group.
         if mutant::is(Mutant::SameSession) {
@@ -207,13 +253,8 @@ impl<'a> Supervisor<'a> {
             let _ = setsid();
         }
         // What the command was handed is its own to close: a reader waits for the last holder.
-        let mut kept = vec![
-            front.as_fd(),
-            front_copy.as_fd(),
-            signals.as_fd(),
-            scanner.as_fd(),
-            socket.as_fd(),
-        ];
+        let mut kept = vec![front.as_fd(), front_copy.as_fd(), signals.as_fd(), scanner.as_fd()];
+        kept.extend(socket.as_ref().map(AsFd::as_fd));
         kept.extend(door.iter().flat_map(Door::fds));
         inherited::let_go(&kept);
         // Not before the command is on its way; a refusal costs nothing but the disguise.
@@ -240,8 +281,14 @@ impl<'a> Supervisor<'a> {
             scanner,
             signals,
             front: Some(front_copy),
-            launch: Some(socket),
-            gate: None,
+            launch: socket,
+            gates: Vec::new(),
+            held: Vec::new(),
+            members: Vec::new(),
+            launching: Vec::new(),
+            mourners: Vec::new(),
+            killing_since: None,
+            doomed_due: None,
             door,
             door_rests: None,
             failure: None,
@@ -255,7 +302,7 @@ impl<'a> Supervisor<'a> {
     /// What is left to set up once the command exists: from here on a failure must kill it.
     fn watch(&mut self) -> Result<(), HostError> {
         let setup = |e| HostError::call("cannot set up the supervisor", e);
-        if self.ledger.adopt(self.command).is_err() {
+        if !self.options.keeper && self.ledger.adopt(self.command).is_err() {
             return Err(setup(Errno::EINVAL));
         }
         if let Some(socket) = self.launch.as_ref().filter(|_| self.ledger.is_freezing()) {
@@ -271,6 +318,9 @@ impl<'a> Supervisor<'a> {
         } else if filter::program(false).is_none() {
             self.without_gate(gate::why_not(Errno::EOPNOTSUPP));
         }
+        if self.options.keeper {
+            return Ok(());
+        }
         if !self.options.limits_tasks() {
             // Threads do not ask then.
             self.sampler.forked();
@@ -281,19 +331,26 @@ impl<'a> Supervisor<'a> {
     fn run(&mut self) {
         while self.phase != Phase::Over {
             self.freeze();
+            self.on_held();
             // What is not taken stays asked, and can be frozen asking.
             let answers = !self.is_frozen() || mutant::is(Mutant::FrozenForks);
             let sources = Sources {
-                gate: self.gate.as_ref().filter(|_| answers).map(AsFd::as_fd),
+                gates: self.gates.iter().filter(|_| answers).map(AsFd::as_fd).collect(),
                 signals: self.signals.as_fd(),
                 front: self.front.as_ref().map(AsFd::as_fd),
-                launch: self.launch.as_ref().map(AsFd::as_fd),
+                launches: self
+                    .launch
+                    .iter()
+                    .chain(self.launching.iter().map(|launching| &launching.socket))
+                    .map(AsFd::as_fd)
+                    .collect(),
                 door: self
                     .door
                     .as_ref()
                     .ok()
                     .filter(|_| self.door_rests.is_none())
                     .map(AsFd::as_fd),
+                links: self.members.iter().map(Member::sources).collect(),
             };
             let ready = match events::wait(&sources, self.wait_time()) {
                 Ok(ready) => ready,
@@ -304,16 +361,33 @@ impl<'a> Supervisor<'a> {
                     return;
                 }
             };
-            for event in ready.into_iter().flatten() {
+            let launches = usize::from(self.launch.is_some());
+            let linked = |at: &usize| self.members.get(*at).map(|member| member.group);
+            let links = ready.iter().filter_map(|event| match event {
+                Event::Link(at) => linked(at),
+                _ => None,
+            });
+            // By their ids: others can come and go while events are handled.
+            let links: Vec<GroupId> = links.collect();
+            let mut deserted = None;
+            for event in ready {
                 match event {
-                    Event::Asked => self.on_gate(),
-                    Event::GateDeserted => self.gate = None,
+                    Event::Asked(at) => self.on_gate(at),
+                    Event::GateDeserted(at) => deserted = Some(at),
                     Event::Child => self.on_child(),
                     Event::Front => self.on_front(),
-                    Event::Launch => self.on_launch(),
+                    Event::Launch(at) if at < launches => self.on_launch(),
+                    Event::Launch(at) => self.on_launching(at - launches),
                     Event::Door => self.on_door(),
+                    Event::Link(_) => {}
                 }
             }
+            self.launching.retain(|launching| !launching.done);
+            // One at a time: the next wait tells of the others.
+            if let Some(at) = deserted.filter(|at| *at < self.gates.len()) {
+                self.gates.remove(at);
+            }
+            links.into_iter().for_each(|id| self.on_link(id));
             self.on_time();
         }
     }
@@ -328,6 +402,7 @@ impl<'a> Supervisor<'a> {
         };
         let others = self.sampler.due().into_iter().chain(self.door_rests);
         let others = others.chain(self.freezer.due());
+        let others = others.chain(self.doomed_due.map(|(due, _)| due));
         let Some(due) = phase.into_iter().chain(others).min() else {
             return PollTimeout::NONE;
         };
@@ -339,6 +414,9 @@ impl<'a> Supervisor<'a> {
     fn on_time(&mut self) {
         if self.door_rests.is_some_and(|until| until <= Instant::now()) {
             self.door_rests = None;
+        }
+        if self.doomed_due.is_some_and(|(due, _)| due <= Instant::now()) {
+            self.kill_doomed();
         }
         let phase_due = match self.phase {
             Phase::Running { timeout } => timeout,
@@ -378,14 +456,14 @@ impl<'a> Supervisor<'a> {
     fn freeze(&mut self) {
         if matches!(self.phase, Phase::Killing { .. } | Phase::Over) {
             if self.freezer.give_up() {
-                self.answer(Err(Errno::ESRCH));
+                self.answer((Err(Errno::ESRCH), None));
             }
             return;
         }
         let sampler = (self.backend == Backend::Reaper).then_some(&mut self.sampler);
         self.freezer.step(&mut self.ledger, &mut self.scanner, sampler);
         if let Some(answer) = self.freezer.take_answer() {
-            self.answer(Ok(answer));
+            self.answer((Ok(answer), None));
         }
         if self.freezer.has_news() {
             self.reap();
@@ -420,11 +498,16 @@ impl<'a> Supervisor<'a> {
         }
     }
 
+    /// Whether the command has not executed yet.
+    fn is_launching(&self) -> bool {
+        self.launch.is_some()
+    }
+
     fn on_launch(&mut self) {
         let Some(socket) = &self.launch else { return };
         match FromCommand::receive(socket.as_fd()) {
             Ok(Some(FromCommand::Listener(listener))) => {
-                self.gate = Some(Gate::new(listener));
+                self.gates.push(Gate::new(listener));
             }
             Ok(Some(FromCommand::NoGate(errno))) => {
                 if self.options.needs_gate(self.caller.sigchld_ignored) {
@@ -451,7 +534,7 @@ impl<'a> Supervisor<'a> {
             Backend::Gate => self.ledger.reconcile(&mut self.scanner),
             Backend::Reaper => {
                 let census = self.scanner.glance();
-                let new = self.ledger.follow(&census);
+                let new = self.ledger.follow(&census, &mut self.scanner);
                 self.sampler.found(new);
                 census
             }
@@ -459,9 +542,14 @@ impl<'a> Supervisor<'a> {
         if self.accounting.is_sampled() {
             self.accounting.sample(&census);
         }
-        if self.backend == Backend::Reaper && self.ledger.excess() > 0 {
-            let excess = self.ledger.excess();
-            self.refused += self.sweep.newest(&mut self.scanner, &census, excess);
+        if self.backend == Backend::Reaper {
+            for (id, excess) in self.ledger.excess() {
+                let Supervisor { ledger, sweep, scanner, .. } = self;
+                let killed =
+                    sweep.newest(scanner, &census, excess, |pid| ledger.is_member(pid, id));
+                ledger.killed_for(id, killed);
+                self.refused += killed;
+            }
         }
         let always = self.backend == Backend::Reaper || self.accounting.is_sampled();
         let threads_unseen = !self.options.limits_tasks();

@@ -32,10 +32,12 @@ pub enum ForkSide {
     Child,
 }
 
-/// fork(2). The caller must be single-threaded: then the child may do anything the parent may.
+/// fork(2). The caller must be single-threaded, or its other threads must sit in a system call and
+/// hold no lock: then the child may do anything the parent may.
 pub fn fork() -> Result<ForkSide, Errno> {
-    // SAFETY: fork has no memory preconditions; this crate starts no thread before its last fork, so
-    // no lock can be held by a thread that does not exist in the child.
+    // SAFETY: fork has no memory preconditions. The one thread this crate starts, the door's porter,
+    // waits for the answer to a request whenever its supervisor forks, so no lock can be held by a
+    // thread that does not exist in the child.
     match Errno::result(unsafe { libc::fork() })? {
         0 => Ok(ForkSide::Child),
         pid => Ok(ForkSide::Parent(pid)),
@@ -260,7 +262,13 @@ pub enum Answer {
     Continue,
     /// Fail it with this errno.
     Refuse(Errno),
+    /// Run it again when the task comes back from what awaits it (ERESTARTNOINTR).
+    Restart,
 }
+
+/// Of the kernel alone, and in no header: the call begins anew on the way back to user mode, after
+/// stops and signals. Without any of those pending a program would see it.
+const ERESTARTNOINTR: i32 = 513;
 
 /// SECCOMP_IOCTL_NOTIF_SEND. ENOENT: the asker no longer waits, and the call did not run.
 pub fn notif_send(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Result<(), Errno> {
@@ -270,10 +278,11 @@ pub fn notif_send(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Result<(
         error: match answer {
             Answer::Continue => 0,
             Answer::Refuse(errno) => -(errno as i32),
+            Answer::Restart => -ERESTARTNOINTR,
         },
         flags: match answer {
             Answer::Continue => libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
-            Answer::Refuse(_) => 0,
+            Answer::Refuse(_) | Answer::Restart => 0,
         },
     };
     ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut raw)
@@ -370,31 +379,113 @@ pub fn standard_streams() -> [BorrowedFd<'static>; 3] {
 
 /// Takes ownership of a descriptor that the kernel has just handed over, as with SCM_RIGHTS.
 pub(crate) fn own(fd: RawFd) -> OwnedFd {
-    // SAFETY: the one caller passes a descriptor fresh from recvmsg(2), which nothing else owns.
+    // SAFETY: the callers pass descriptors fresh from recvmsg(2), or of a process that was forked
+    // and never touches the owner it has copied: nothing else owns them.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Closes every descriptor from 3 up that is not in `kept`, which is sorted (close_range(2)).
 /// Those descriptors must not be used any more: an owner of one may neither read, write nor close
-/// it. Before Linux 5.9 nothing is closed.
+/// it.
 pub(crate) fn close_all_but(kept: &[RawFd]) {
+    if !close_ranges_but(kept) {
+        // Before Linux 5.9, or behind a filter that does not know the call.
+        let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+        let open = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let open: Vec<RawFd> = open.collect();
+        for fd in open.into_iter().filter(|fd| *fd >= 3 && !kept.contains(fd)) {
+            // SAFETY: integers only. That nobody uses what is closed is the caller's promise.
+            unsafe { libc::close(fd) };
+        }
+    }
+}
+
+/// `false`: there is no such call.
+fn close_ranges_but(kept: &[RawFd]) -> bool {
     let mut from: RawFd = 3;
     let ends = kept.iter().map(|fd| fd - 1).chain([RawFd::MAX]);
     for to in ends {
         if from <= to {
             // SAFETY: integers only. That nobody uses what is closed is the caller's promise.
-            unsafe {
+            let got = unsafe {
                 libc::syscall(libc::SYS_close_range, from as c_long, to as c_long, 0 as c_long)
             };
+            if got != 0 {
+                return false;
+            }
         }
         from = from.max(to.saturating_add(2));
     }
+    true
 }
 
 /// dup2(2): makes one of the standard streams refer to what `fd` does.
 pub(crate) fn replace_stream(stream: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: integers only; the callers pass one of descriptors 0 to 2, which nobody owns.
     Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), stream.as_raw_fd()) }).map(drop)
+}
+
+/// Every resource limit of this process: number, soft, hard (getrlimit(2)).
+pub(crate) fn resource_limits() -> Vec<(u32, u64, u64)> {
+    let mut limits = Vec::new();
+    for resource in 0..RESOURCES {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is live and writable.
+        if unsafe { libc::getrlimit(resource as _, &mut limit) } == 0 {
+            limits.push((resource, limit.rlim_cur, limit.rlim_max));
+        }
+    }
+    limits
+}
+
+/// Linux numbers them without gaps.
+const RESOURCES: u32 = 16;
+
+/// Sets resource limits as far as that is allowed: one that may not be raised stays as high as it
+/// is.
+pub(crate) fn set_resource_limits(limits: &[(u32, u64, u64)]) {
+    let own = resource_limits();
+    for &(resource, soft, hard) in limits {
+        let set = |soft, hard| {
+            let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+            // SAFETY: `limit` is live.
+            unsafe { libc::setrlimit(resource as _, &limit) == 0 }
+        };
+        let highest = own.iter().find(|(of, ..)| *of == resource).map_or(0, |(.., hard)| *hard);
+        if !set(soft, hard) {
+            set(soft.min(highest), highest);
+        }
+    }
+}
+
+/// Allows this process as many descriptors as it may have.
+pub(crate) fn raise_descriptor_limit() {
+    let own = resource_limits().into_iter();
+    let own = own.filter(|(resource, ..)| *resource == libc::RLIMIT_NOFILE);
+    let raised: Vec<(u32, u64, u64)> = own.map(|(it, _, hard)| (it, hard, hard)).collect();
+    set_resource_limits(&raised);
+}
+
+/// getpriority(2) of this process.
+pub(crate) fn niceness() -> i32 {
+    // SAFETY: integers only. For the calling process it cannot fail.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
+/// setpriority(2) of this process, if that is allowed.
+pub(crate) fn set_niceness(nice: i32) {
+    // SAFETY: integers only.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+}
+
+/// Whether a descriptor is a socket of the kind that [`crate::wire`] makes.
+pub(crate) fn is_packet_socket(fd: BorrowedFd<'_>) -> bool {
+    use nix::sys::socket::{AddressFamily, SockType, getsockopt, sockopt};
+    let kind = getsockopt(&fd, sockopt::SockType);
+    let family = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>(fd.as_raw_fd());
+    use nix::sys::socket::SockaddrLike;
+    kind == Ok(SockType::SeqPacket)
+        && family.is_ok_and(|name| name.family() == Some(AddressFamily::Unix))
 }
 
 /// Blocks every signal that can be blocked and returns the mask in force before.

@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    send, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
+    recvmsg, send, sendmsg, shutdown, socketpair,
 };
 
 use crate::sys::RawPid;
@@ -66,6 +66,46 @@ pub enum FromCommand {
 /// A connected pair, close-on-exec.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+}
+
+/// Sends any number of bytes, in pieces.
+pub(crate) fn send_all(to: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
+    bytes.chunks(CHUNK).try_for_each(|chunk| packet(to, b'P', chunk, WAIT))?;
+    packet(to, b'E', &[], WAIT)
+}
+
+/// What came of [`send_all`].
+pub(crate) enum Piece {
+    /// There is more.
+    More,
+    /// That was all.
+    Last,
+    /// The other side is gone.
+    End,
+}
+
+/// Takes the next piece. E2BIG: it is more than `max` by now.
+pub(crate) fn take_piece(
+    from: BorrowedFd<'_>,
+    to: &mut Vec<u8>,
+    max: usize,
+) -> Result<Piece, Errno> {
+    let mut buf = vec![0; CHUNK + 1];
+    let Some((kind, body, _)) = receive(from, &mut buf)? else { return Ok(Piece::End) };
+    if to.len() + body.len() > max {
+        return Err(Errno::E2BIG);
+    }
+    to.extend_from_slice(body);
+    Ok(if kind == b'P' { Piece::More } else { Piece::Last })
+}
+
+/// A pair to tell by whether the other side lives. The first end takes nothing in: what is sent to
+/// it fails with EPIPE. So nothing, a descriptor that is slow to let go of in particular, can ever
+/// lie there.
+pub(crate) fn link() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (ours, theirs) = pair()?;
+    shutdown(ours.as_raw_fd(), Shutdown::Read)?;
+    Ok((ours, theirs))
 }
 
 impl ToFront {
@@ -184,32 +224,40 @@ type Packet<'a> = (u8, &'a [u8], Option<OwnedFd>);
 
 /// The next packet; `None` at the end.
 fn receive<'a>(from: BorrowedFd<'_>, buf: &'a mut [u8]) -> Result<Option<Packet<'a>>, Errno> {
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
-    let mut taken = None;
-    let got = {
-        let mut iov = [IoSliceMut::new(buf)];
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message = loop {
-            match recvmsg::<()>(from.as_raw_fd(), &mut iov, Some(&mut space), flags) {
-                Err(Errno::EINTR) => {}
-                // The other side died with packets of ours unread.
-                Err(Errno::ECONNRESET) => return Ok(None),
-                other => break other?,
-            }
-        };
-        if let Ok(messages) = message.cmsgs() {
-            for item in messages {
-                if let ControlMessageOwned::ScmRights(fds) = item {
-                    for fd in fds {
-                        taken = Some(crate::sys::own(fd));
-                    }
-                }
-            }
-        }
-        message.bytes
+    let (got, taken) = match take(from, buf) {
+        // The other side died with packets of ours unread.
+        Err(Errno::ECONNRESET) => return Ok(None),
+        other => other?,
     };
     match buf.get(..got) {
         Some([kind, body @ ..]) => Ok(Some((*kind, body, taken))),
         _ => Ok(None),
     }
+}
+
+/// The next message, and the descriptor that came with it.
+pub(crate) fn take(
+    from: BorrowedFd<'_>,
+    buf: &mut [u8],
+) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 1]);
+    let mut taken = None;
+    let mut iov = [IoSliceMut::new(buf)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = loop {
+        match recvmsg::<()>(from.as_raw_fd(), &mut iov, Some(&mut space), flags) {
+            Err(Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
+    if let Ok(messages) = message.cmsgs() {
+        for item in messages {
+            if let ControlMessageOwned::ScmRights(fds) = item {
+                for fd in fds {
+                    taken = Some(crate::sys::own(fd));
+                }
+            }
+        }
+    }
+    Ok((message.bytes, taken))
 }

@@ -3,6 +3,7 @@
 //! Usage errors exit with 125, not with clap's 2, because every status below 125 belongs to the
 //! command; and they are one line with a hint. One file below this one per group of commands.
 
+mod group;
 mod live;
 mod manual;
 mod run;
@@ -16,6 +17,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::run::Run;
+use crate::group::Group;
 use crate::live::Live;
 use crate::top::Top;
 
@@ -23,6 +25,8 @@ use crate::top::Top;
 pub enum Command {
     /// `cgrove run`
     Run(Box<Run>),
+    /// `cgrove create`, `exec`, `rm`
+    Group(Group),
     /// `cgrove doctor`
     Doctor {
         /// As JSON.
@@ -57,7 +61,7 @@ pub enum Stop {
     disable_help_subcommand = true,
     help_template = "{about}\n\nUsage: {usage}\n\n{subcommands}{after-help}",
     after_help = "More: `cgrove COMMAND --help`; `cgrove help TOPIC`: limits, backends, report,\n\
-        watching, files, environment, exit-status; `cgrove --version`."
+        watching, files, groups, environment, exit-status; `cgrove --version`."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -68,6 +72,8 @@ struct Cli {
 enum Sub {
     /// Run a command tree under limits and account for all of it
     Run(Box<run::RunArgs>),
+    #[command(flatten)]
+    Group(group::GroupCommand),
     /// Say what this place allows and which backend a run would take
     Doctor {
         /// Print one JSON object
@@ -103,7 +109,9 @@ enum Sub {
 
 /// Parses the arguments, the program's name first.
 pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
-    let short = Cli::command().mut_subcommand("run", |run| run.override_help(run::SCREEN));
+    let short = Cli::command()
+        .mut_subcommand("run", |run| run.override_help(run::SCREEN))
+        .mut_subcommand("exec", |exec| exec.override_help(group::exec_screen()));
     let cli = short
         .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches))
@@ -111,6 +119,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     Ok(match cli.command {
         Sub::Run(args) => Command::Run(Box::new(args.resolve())),
         Sub::Doctor { json } => Command::Doctor { json },
+        Sub::Group(command) => Command::Group(command.resolve()),
         Sub::Live(command) => Command::Live(command.resolve()),
         Sub::Top { name, once } => Command::Top(Top { name, once }),
         Sub::Help { topic } => return Err(topics::help(topic.as_deref())),
@@ -225,13 +234,15 @@ mod tests {
             assert!(page.lines().count() <= 24, "{} lines:\n{page}", page.lines().count());
             assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
         }
-        let screen = text(&["cgrove", "run", "--help"]);
-        let full = text(&["cgrove", "help", "run"]);
-        let cli = Cli::command();
-        let run = cli.find_subcommand("run").unwrap();
-        for option in run.get_opts().filter_map(clap::Arg::get_long) {
-            for page in [&screen, &full] {
-                assert!(page.contains(&format!("--{option}")), "{option} is missing:\n{page}");
+        for command in ["run", "exec"] {
+            let screen = text(&["cgrove", command, "--help"]);
+            let full = text(&["cgrove", "help", command]);
+            let cli = Cli::command();
+            let it = cli.find_subcommand(command).unwrap();
+            for option in it.get_opts().filter_map(clap::Arg::get_long) {
+                for page in [&screen, &full] {
+                    assert!(page.contains(&format!("--{option}")), "{option} is missing:\n{page}");
+                }
             }
         }
         for name in &names {

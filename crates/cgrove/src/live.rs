@@ -168,7 +168,13 @@ pub fn set_frozen(path: &str, freeze: bool) -> Result<(), HostError> {
 /// A run with its cgroups, one a line: the name, and how many tasks of how many there may be.
 fn tree(name: &str) -> Result<String, HostError> {
     let mut text = String::new();
-    let mut todo = vec![(name.to_owned(), 0)];
+    // Whoever is inside sees no more than is below its own group.
+    let own = door::ask(name, &Request::Where)?.unwrap_or_default();
+    let top = match String::from_utf8(own) {
+        Ok(own) if !own.is_empty() => own,
+        _ => name.to_owned(),
+    };
+    let mut todo = vec![(top, 0)];
     while let Some((path, depth)) = todo.pop() {
         let names = match list(&path) {
             Ok(names) => names,
@@ -201,7 +207,8 @@ fn refused(verb: &str, path: &str, file: &str, errno: Errno) -> HostError {
         Errno::EINVAL | Errno::ERANGE | Errno::E2BIG => {
             "write a value that the file takes, see cgroup-v2.rst"
         }
-        Errno::EACCES | Errno::EPERM => "the file's mode and owner forbid it",
+        Errno::EACCES => "a process inside a group acts on that and what is below it only",
+        Errno::EPERM => "the file's mode and owner forbid it",
         Errno::ENODEV => "the cgroup was removed",
         Errno::EBUSY => "tasks, children or their controllers are in the way",
         Errno::EOPNOTSUPP => "this run cannot do that, see the README",

@@ -9,6 +9,7 @@
 
 mod cli;
 mod doctor;
+mod group;
 mod json;
 mod live;
 mod manual;
@@ -32,6 +33,7 @@ fn cgrove(args: Vec<OsString>) -> i32 {
     match cli::parse(args) {
         Ok(cli::Command::Run(run)) => run::run(&run, closed[1]),
         Ok(cli::Command::Doctor { json }) => doctor::doctor(json),
+        Ok(cli::Command::Group(what)) => group::group(what, closed),
         Ok(cli::Command::Live(what)) => live::live(what),
         Ok(cli::Command::Top(what)) => top::top(&what),
         Ok(cli::Command::Manual { dir, pages }) => manual::write(&dir, &pages),

@@ -1,8 +1,9 @@
 //! `cgrove run`: the report out of a run, and its words for the user.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use cgrove_host::FAILED;
+use cgrove_host::error::HostError;
 use cgrove_host::front;
 use cgrove_host::report::{Backend, Reason, Report};
 
@@ -13,6 +14,19 @@ use crate::{say, stream};
 
 /// Runs the command; returns what to exit with.
 pub fn run(run: &Run, stdout_closed: bool) -> i32 {
+    perform(run, stdout_closed, |in_use| front::run(&run.options, in_use))
+}
+
+/// Runs the command in a group that is there; returns what to exit with.
+pub fn exec(path: &str, run: &Run, closed: [bool; 3]) -> i32 {
+    perform(run, closed[1], |in_use| front::exec(path, &run.options, closed, in_use))
+}
+
+fn perform(
+    run: &Run,
+    stdout_closed: bool,
+    start: impl FnOnce(&[BorrowedFd<'_>]) -> Result<Report, HostError>,
+) -> i32 {
     let sink = match run.json.as_deref().map(|path| Sink::open(path, stdout_closed)).transpose() {
         Ok(sink) => sink,
         Err(error) => return say::failed(&error),
@@ -24,7 +38,7 @@ pub fn run(run: &Run, stdout_closed: bool) -> i32 {
     let mut in_use = vec![stream::stderr()];
     in_use.extend(sink.as_ref().map(AsFd::as_fd));
     in_use.extend(watcher.as_ref().map(AsFd::as_fd));
-    let outcome = front::run(&run.options, &in_use);
+    let outcome = start(&in_use);
     if let Some(watcher) = watcher {
         watcher.end();
     }

@@ -12,12 +12,15 @@ use cgrove_core::{Cgroup, Effect, Hierarchy, Task, WriteError};
 use cgrove_files::{Caller, Cred, File, Node, OpenFlags, Tasks, Tree};
 use nix::errno::Errno;
 
-use super::{CoreErrno, Known, Ledger};
+use super::{CoreErrno, GroupId, Known, Ledger};
 use crate::door::CHUNK;
 use crate::sys::RawPid;
 
 /// Files of the core that nothing here acts upon.
 pub(super) const NOT_ENFORCED: [&str; 3] = ["cgroup.type", "cpu.stat", "cpu.stat.local"];
+
+/// Files that take what to move.
+const MOVES_TASKS: [&str; 2] = ["cgroup.procs", "cgroup.threads"];
 
 /// A file that has more to read.
 pub(super) struct Reading {
@@ -63,7 +66,13 @@ impl Ledger {
     }
 
     /// Writes a file. Returns whether tasks are to be killed for it.
+    ///
+    /// EOPNOTSUPP for those that move tasks: membership is ancestry here.
     pub fn set(&mut self, path: &str, file: &str, value: &[u8]) -> Result<bool, Errno> {
+        if MOVES_TASKS.contains(&file) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let controls = file == "cgroup.subtree_control";
         self.fx.set_now(self.now());
         let file = self.open(path, file, OpenFlags::WRITE)?;
         let cred = Cred::root();
@@ -90,6 +99,9 @@ impl Ledger {
             self.hierarchy.pump(&mut self.fx);
         }
         self.perform();
+        if controls {
+            self.refresh();
+        }
         done.map(|()| kill)
     }
 
@@ -111,8 +123,8 @@ impl Ledger {
     }
 
     /// A cgroup by its path below the run's own, which nothing leads out of.
-    fn below(&self, path: &str) -> Result<Arc<Cgroup>, Errno> {
-        let mut at = Arc::clone(&self.group);
+    pub(super) fn below(&self, path: &str) -> Result<Arc<Cgroup>, Errno> {
+        let mut at = Arc::clone(&self.group(GroupId::RUN).cgroup);
         for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
             if name == ".." {
                 return Err(Errno::ENOENT);
@@ -127,7 +139,7 @@ impl Ledger {
 }
 
 /// Few runs are ever looked into, and each would pay for the tables.
-fn made<'t>(tree: &'t OnceCell<Tree>, hierarchy: &Hierarchy) -> &'t Tree {
+pub(super) fn made<'t>(tree: &'t OnceCell<Tree>, hierarchy: &Hierarchy) -> &'t Tree {
     tree.get_or_init(|| Tree::builder(hierarchy.clone()).build())
 }
 

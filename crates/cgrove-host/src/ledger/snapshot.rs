@@ -7,30 +7,37 @@ use cgrove_core::{Cgroup, CgroupId};
 use cgrove_files::{Caller, Cred, Node, OpenFlags};
 use nix::errno::Errno;
 
-use super::Ledger;
 use super::files::{NOT_ENFORCED, Names};
+use super::{GroupId, Ledger};
 use crate::door::CHUNK;
 use crate::report::{Backend, nanos};
 use crate::snapshot::{FILES, Group, MAX_GROUPS, MAX_PROCESSES, Snapshot};
 
 impl Ledger {
     /// At most [`CHUNK`] bytes of a snapshot in JSON. At offset 0 it is taken; whoever goes on
-    /// reading gets more of that one.
-    pub fn snapshot(&mut self, backend: Backend, offset: u64) -> Result<Vec<u8>, Errno> {
-        let text = match self.snapshot.take().filter(|_| offset > 0) {
-            Some(taken) => taken,
-            None => serde_json::to_vec(&self.take_snapshot(backend)).map_err(|_| Errno::ENOMEM)?,
+    /// reading gets more of that one. It is of the group `top` and those below.
+    pub fn snapshot(
+        &mut self,
+        backend: Backend,
+        top: GroupId,
+        offset: u64,
+    ) -> Result<Vec<u8>, Errno> {
+        let text = match self.snapshot.take().filter(|(of, _)| offset > 0 && *of == top) {
+            Some((_, taken)) => taken,
+            None => {
+                serde_json::to_vec(&self.take_snapshot(backend, top)).map_err(|_| Errno::ENOMEM)?
+            }
         };
         let begin = usize::try_from(offset).map_or(text.len(), |at| at.min(text.len()));
         let end = text.len().min(begin + CHUNK);
         let chunk = text[begin..end].to_vec();
         if end < text.len() {
-            self.snapshot = Some(text);
+            self.snapshot = Some((top, text));
         }
         Ok(chunk)
     }
 
-    fn take_snapshot(&self, backend: Backend) -> Snapshot {
+    fn take_snapshot(&self, backend: Backend, top: GroupId) -> Snapshot {
         let mut pids: HashMap<CgroupId, Vec<i32>> = HashMap::new();
         let leaders = self.known.iter().filter(|(tid, known)| known.tgid == **tid);
         for (pid, known) in leaders.take(MAX_PROCESSES) {
@@ -39,7 +46,7 @@ impl Ledger {
             }
         }
         let mut groups = Vec::new();
-        let mut todo = vec![(Arc::clone(&self.group), String::new())];
+        let mut todo = vec![(Arc::clone(&self.group(top).cgroup), self.path_below(top))];
         while let Some((cgroup, path)) = todo.pop() {
             if groups.len() == MAX_GROUPS {
                 todo.push((cgroup, path));
@@ -61,7 +68,7 @@ impl Ledger {
             groups.push(Group { files: files.collect(), path, pids });
         }
         Snapshot {
-            name: self.group.name().to_owned(),
+            name: self.group(GroupId::RUN).cgroup.name().to_owned(),
             backend,
             wall_ns: nanos(self.started.elapsed()),
             truncated: !todo.is_empty() || self.known.len() > MAX_PROCESSES,

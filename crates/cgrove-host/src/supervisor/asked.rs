@@ -1,11 +1,13 @@
 //! What tasks ask at the gate, and how they are answered.
 
+use std::os::fd::{AsFd, AsRawFd};
+
 use nix::errno::Errno;
 
 use super::Supervisor;
 use crate::error::HostError;
 use crate::filter::Namespace;
-use crate::gate::Asked;
+use crate::gate::{Asked, Gate};
 use crate::mutant::{self, Mutant};
 use crate::options::Feature;
 use crate::report::Backend;
@@ -20,14 +22,14 @@ impl Supervisor<'_> {
         self.sampler.arm_soon();
     }
 
-    pub(super) fn on_gate(&mut self) {
-        let Some(gate) = &self.gate else { return };
+    pub(super) fn on_gate(&mut self, at: usize) {
+        let Some(gate) = self.gates.get(at) else { return };
         match gate.receive() {
             Ok(Some(Asked::Fork { id, tid, as_init })) => {
                 if as_init {
                     self.pid_namespace_made(tid);
                 }
-                self.on_fork(id, tid);
+                self.on_fork(at, id, tid);
             }
             Ok(Some(Asked::PidNamespace { id, tid, which: Namespace::New })) => {
                 gate.allow(id);
@@ -46,25 +48,26 @@ impl Supervisor<'_> {
             }
             Ok(Some(Asked::ChildAction { id, tid, address, layout })) => {
                 let verdict = sigaction::examine(&self.scanner.proc, tid, address, layout);
+                let mut ignored = false;
                 // Else it was another's memory that we looked into.
                 if gate.still_waiting(id) {
                     match verdict {
                         Verdict::Interrupts(restart) if !mutant::is(Mutant::ForkInterrupted) => {
                             restart.set();
                         }
-                        Verdict::Discards
-                            if !self.accounting.is_sampled()
-                                && !mutant::is(Mutant::ActionUnseen) =>
-                        {
-                            self.accounting.degrade(format!(
-                                "process {tid} ignored SIGCHLD: its children's time may be lost"
-                            ));
-                            self.sampler.arm_soon();
+                        Verdict::Discards if !mutant::is(Mutant::ActionUnseen) => {
+                            ignored = true;
                         }
                         _ => {}
                     }
                 }
                 gate.allow(id);
+                if ignored {
+                    self.may_lose_time(
+                        tid,
+                        format!("process {tid} ignored SIGCHLD: its children's time may be lost"),
+                    );
+                }
             }
             Ok(Some(Asked::Other { id })) => {
                 gate.allow(id);
@@ -77,22 +80,70 @@ impl Supervisor<'_> {
     /// When the init of a pid namespace ends, the kernel ends the others and counts their time
     /// nowhere (pid_namespaces(7)).
     pub(super) fn pid_namespace_made(&mut self, tid: RawPid) {
-        if mutant::is(Mutant::NamespaceUnseen) || self.accounting.is_sampled() {
+        if mutant::is(Mutant::NamespaceUnseen) {
             return;
         }
-        self.accounting.degrade(format!(
-            "process {tid} put its children into a pid namespace: time of those that end with the \
-             namespace may be lost"
-        ));
-        self.sampler.arm_soon();
+        self.may_lose_time(
+            tid,
+            format!(
+                "process {tid} put its children into a pid namespace: time of those that end with \
+                 the namespace may be lost"
+            ),
+        );
     }
 
-    pub(super) fn on_fork(&mut self, id: u64, tid: RawPid) {
-        if !self.ledger.fits() {
+    /// Below `tid`, the kernel may throw CPU time away from now on.
+    fn may_lose_time(&mut self, tid: RawPid, why: String) {
+        self.doubt_time(tid, &why);
+        if !self.accounting.is_sampled() {
+            self.accounting.degrade(why);
+            self.sampler.arm_soon();
+        }
+    }
+
+    /// A member of a frozen group asks while others run on. It waits inside the kernel and cannot
+    /// stop there; so it is sent on its way, to ask again after the thaw.
+    pub(super) fn hold_frozen(&mut self, at: usize, id: u64, tid: RawPid) -> bool {
+        if !self.ledger.is_asker_frozen(tid, &mut self.scanner) || mutant::is(Mutant::FrozenForks) {
+            return false;
+        }
+        if !self.ledger.knows(tid) {
+            self.ledger.reconcile(&mut self.scanner);
+        }
+        if let Some(gate) = self.gates.get(at) {
+            self.held.push((gate.as_fd().as_raw_fd(), id, tid));
+        }
+        true
+    }
+
+    /// Looks after those that are held: whoever is seized is put off, whoever was thawed is asked.
+    pub(super) fn on_held(&mut self) {
+        for (listener, id, tid) in std::mem::take(&mut self.held) {
+            let same = |gate: &Gate| gate.as_fd().as_raw_fd() == listener;
+            let Some(at) = self.gates.iter().position(same) else { continue };
+            if !self.gates[at].still_waiting(id) {
+                continue;
+            }
+            if !self.ledger.is_asker_frozen(tid, &mut self.scanner) {
+                self.on_fork(at, id, tid);
+            } else if self.freezer.awaits(tid) {
+                self.gates[at].put_off(id);
+            } else {
+                // Somebody else traces it, say: it waits for the thaw.
+                self.held.push((listener, id, tid));
+            }
+        }
+    }
+
+    pub(super) fn on_fork(&mut self, at: usize, id: u64, tid: RawPid) {
+        if self.hold_frozen(at, id, tid) {
+            return;
+        }
+        if !self.ledger.fits(tid, &mut self.scanner) {
             // The limit counts the dead until they are collected, so collect.
             self.reap();
         }
-        let Some(gate) = &self.gate else { return };
+        let Some(gate) = self.gates.get(at) else { return };
         if gate.is_closed() {
             self.refused += 1;
             gate.refuse(id, Errno::EAGAIN);

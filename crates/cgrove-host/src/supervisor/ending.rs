@@ -9,6 +9,7 @@ use nix::unistd::getppid;
 use super::{Phase, Supervisor};
 use crate::conclude;
 use crate::error::HostError;
+use crate::gate::Gate;
 use crate::kill;
 use crate::mutant::{self, Mutant};
 use crate::report::Backend;
@@ -17,6 +18,8 @@ use crate::wire::ToFront;
 
 /// While killing, the tree is looked at again at least this often, in case a death went unseen.
 const KILL_AGAIN: Duration = Duration::from_millis(50);
+/// How long group reapers have to report when everything is being killed.
+const REAPERS_TIME: Duration = Duration::from_secs(1);
 
 impl Supervisor<'_> {
     pub(super) fn time_out(&mut self, now: Instant) {
@@ -32,12 +35,12 @@ impl Supervisor<'_> {
         }
         let census = self.scanner.census();
         kill::signal_all(&mut self.scanner, &census, libc::SIGTERM);
-        if self.ledger.is_freezing() {
+        if self.ledger.freezes_some() {
             // Or nobody could clean up. The signal is what everyone finds on waking.
             for tid in self.freezer.stopped_jobs() {
                 let _ = sys::kill(tid, libc::SIGCONT);
             }
-            let _ = self.ledger.freeze("", false);
+            self.ledger.thaw_all();
             self.freeze();
         }
     }
@@ -61,11 +64,8 @@ impl Supervisor<'_> {
             // Nobody is left, and so nobody whose end would wake us again.
             return;
         }
-        if let Some(gate) = &mut self.gate
-            && !gate.is_closed()
-            && !mutant::is(Mutant::OpenGate)
-        {
-            gate.close();
+        if self.gates.iter().any(|gate| !gate.is_closed()) && !mutant::is(Mutant::OpenGate) {
+            self.gates.iter_mut().for_each(Gate::close);
             self.ledger.kill();
         }
         if !matches!(self.phase, Phase::Killing { .. }) {
@@ -81,7 +81,16 @@ impl Supervisor<'_> {
         } else {
             now + KILL_AGAIN
         };
+        if !matches!(self.phase, Phase::Killing { .. }) {
+            self.killing_since = Some(now);
+        }
         self.phase = Phase::Killing { again };
+        // Group reapers see their groups to the end. One that hangs on its asker does not.
+        if self.killing_since.is_some_and(|since| now - since >= REAPERS_TIME) {
+            for pid in self.scanner.spared() {
+                let _ = sys::kill(pid, libc::SIGKILL);
+            }
+        }
     }
 
     pub(super) fn fail(&mut self, error: HostError) {
@@ -109,6 +118,12 @@ impl Supervisor<'_> {
                 Fate::Exited(_) | Fate::Signaled(_) => {
                     self.accounting.collected(&waited);
                     self.ledger.reaped(waited.pid);
+                    if self.scanner.is_spared(waited.pid) {
+                        self.scanner.spare(waited.pid, false);
+                        self.forget_members();
+                        // Whoever is left of its group is to be killed.
+                        self.doomed_due.get_or_insert((Instant::now(), Duration::ZERO));
+                    }
                     look_again |= self.sweep.collected(waited.pid);
                     if waited.pid == self.command {
                         self.fate = Some(waited.fate);
@@ -131,11 +146,12 @@ impl Supervisor<'_> {
         };
         if self.fate.is_some() {
             // The command can end before its report was read; it can send no more.
-            while self.launch.is_some() {
+            while self.is_launching() {
                 self.on_launch();
             }
         }
-        if none_left {
+        let stays = self.options.keeper && !matches!(self.phase, Phase::Killing { .. });
+        if none_left && !stays {
             self.phase = Phase::Over;
         } else if matches!(self.phase, Phase::Killing { .. }) {
             if look_again {

@@ -1,13 +1,17 @@
 //! What visitors ask at the door, and how they are served: one at a time, and never so long that
 //! those who wait at the gate suffer.
 
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::Supervisor;
-use crate::door::Request;
+use super::members::Answer;
+use crate::door::{Request, Visit};
+use crate::ledger::GroupId;
 use crate::report::Backend;
+use crate::sys::RawPid;
 
 /// Of an answer that took this long: a census of a large tree, for which a fork may have waited …
 const LONG_ANSWER: Duration = Duration::from_millis(1);
@@ -20,29 +24,29 @@ impl Supervisor<'_> {
         let Ok(door) = &mut self.door else { return };
         match door.knock() {
             Ok(None) => {}
-            Ok(Some(request)) => {
+            Ok(Some(Visit { request, pid, fds })) => {
                 if let Request::Freeze { path, freeze } = &request {
                     // No rest after it: whoever may freeze may keep forks waiting.
-                    if let Some(result) = self.serve_freeze(path, *freeze) {
-                        self.answer(result);
+                    if let Some(result) = self.serve_freeze(path, *freeze, pid) {
+                        self.answer((result, None));
                     }
                     return;
                 }
                 let begun = Instant::now();
-                let result = self.serve(&request);
+                let answer = self.serve(&request, pid, &fds);
                 let took = begun.elapsed();
                 if took >= LONG_ANSWER {
                     self.door_rests = begun.checked_add(took * DOOR_SHARE);
                 }
-                self.answer(result);
+                self.answer(answer);
             }
             Err(errno) => self.door = Err(errno),
         }
     }
 
-    pub(super) fn answer(&self, result: Result<Vec<u8>, Errno>) {
+    pub(super) fn answer(&self, (result, pass): Answer) {
         if let Ok(door) = &self.door {
-            door.answer(result);
+            door.answer(result, pass);
         }
     }
 
@@ -51,8 +55,10 @@ impl Supervisor<'_> {
         &mut self,
         path: &str,
         freeze: bool,
+        pid: RawPid,
     ) -> Option<Result<Vec<u8>, Errno>> {
-        if let Err(errno) = self.ledger.freeze(path, freeze) {
+        let may = self.group_of_visitor(pid).and_then(|from| self.reachable(path, from));
+        if let Err(errno) = may.and_then(|_| self.ledger.freeze(path, freeze)) {
             return Some(Err(errno));
         }
         self.freeze();
@@ -71,7 +77,7 @@ impl Supervisor<'_> {
         self.freeze();
     }
 
-    pub(super) fn serve(&mut self, request: &Request) -> Result<Vec<u8>, Errno> {
+    pub(super) fn serve(&mut self, request: &Request, pid: RawPid, fds: &[RawFd]) -> Answer {
         // What is told is to be true now, and not when somebody last asked; but what goes on is of
         // the moment when it began.
         match self.backend {
@@ -81,17 +87,55 @@ impl Supervisor<'_> {
         }
         self.freeze();
         match request {
-            Request::List { path } => self.ledger.list(path),
-            Request::Freeze { .. } => Err(Errno::EINVAL),
-            Request::Snapshot { offset } => self.ledger.snapshot(self.backend, *offset),
-            Request::Get { path, file, offset } => self.ledger.get(path, file, *offset),
+            Request::Enter(entry) => self.enter(entry, pid),
+            Request::Exec { at, entry } => self.exec(at, entry, pid, fds),
+            Request::Remove { path, kill } => self.remove(path, *kill, pid),
+            other => (self.tell(other, pid), None),
+        }
+    }
+
+    fn tell(&mut self, request: &Request, pid: RawPid) -> Result<Vec<u8>, Errno> {
+        let from = self.group_of_visitor(pid)?;
+        match request {
+            Request::Where => {
+                Ok(from.map_or_else(Vec::new, |id| self.ledger.full_name(id).into_bytes()))
+            }
+            Request::List { path } => {
+                self.reachable(path, from)?;
+                self.ledger.list(path)
+            }
+            Request::Freeze { .. }
+            | Request::Enter(_)
+            | Request::Exec { .. }
+            | Request::Remove { .. } => Err(Errno::EINVAL),
+            Request::Make { at, entry } => self.make(at, entry, pid),
+            Request::Snapshot { offset } => {
+                let top = from.unwrap_or(GroupId::RUN);
+                self.ledger.snapshot(self.backend, top, *offset)
+            }
+            Request::Get { path, file, offset } => {
+                self.reachable(path, from)?;
+                self.ledger.get(path, file, *offset)
+            }
+            Request::Shut { path } => {
+                let id = self.own_group(path, pid)?;
+                self.ledger.shut(id);
+                Ok(Vec::new())
+            }
+            Request::Leave { path } => {
+                let id = self.own_group(path, pid)?;
+                self.leave(id)
+            }
             Request::Set { path, file, value } => {
+                let id = self.reachable(path, from)?;
                 let killed = self.ledger.set(path, file, value)?;
-                if file == "pids.max" && !self.options.limits_tasks() {
-                    self.late_limit = true;
+                if file == "pids.max" && !self.threads_ask() {
+                    self.late_limit |= id == GroupId::RUN;
+                    let member = self.members.iter_mut().find(|member| member.group == id);
+                    member.into_iter().for_each(|member| member.late_limit = true);
                 }
                 if killed {
-                    self.kill();
+                    self.kill_group(id, false);
                 }
                 self.freeze();
                 if file == "cgroup.freeze"

@@ -125,13 +125,23 @@ pub(super) struct RunArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum BackendArg {
+pub(super) enum BackendArg {
     /// The strongest that works here
     Auto,
     /// Every fork asks first (seccomp user notification)
     Gate,
     /// No questions: the tree is looked at now and then
     Reaper,
+}
+
+impl BackendArg {
+    pub(super) fn choice(self) -> BackendChoice {
+        match self {
+            BackendArg::Auto => BackendChoice::Auto,
+            BackendArg::Gate => BackendChoice::Only(Backend::Gate),
+            BackendArg::Reaper => BackendChoice::Only(Backend::Reaper),
+        }
+    }
 }
 
 impl RunArgs {
@@ -146,13 +156,10 @@ impl RunArgs {
                 set: self.set,
                 timeout: self.timeout,
                 kill_grace: self.kill_grace,
-                backend: match self.backend {
-                    BackendArg::Auto => BackendChoice::Auto,
-                    BackendArg::Gate => BackendChoice::Only(Backend::Gate),
-                    BackendArg::Reaper => BackendChoice::Only(Backend::Reaper),
-                },
+                backend: self.backend.choice(),
                 require: self.require,
                 keep_descendants: self.keep_descendants,
+                keeper: false,
             },
             json: self.json,
             quiet: self.quiet,

@@ -12,7 +12,7 @@ pub(super) struct Topic {
     pub(super) text: &'static str,
 }
 
-pub(super) const TOPICS: [Topic; 7] = [
+pub(super) const TOPICS: [Topic; 8] = [
     Topic {
         name: "limits",
         about: "what can be limited, and how well the limits hold",
@@ -105,10 +105,29 @@ command starts. The socket is in $XDG_RUNTIME_DIR/cgrove, else /tmp/cgrove-UID.
 ",
     },
     Topic {
+        name: "groups",
+        about: "runs inside runs, and groups for many commands",
+        text: "\
+`cgrove run` inside a run makes a group below the one it is in, whose limits
+hold as well. It is gone when its command is, and with everything in it.
+
+  cgrove create NAME --pids-max 100  make a group that lasts
+  cgrove create NAME/PART            a part of it, or of a run
+  cgrove exec NAME [OPTIONS] -- CMD  run a command in it, with limits of its own
+  cgrove rm NAME                     remove it; --kill with what is in it
+
+Any number of commands can be in a group, from any shell of the same user. A
+command of exec has the streams, directory, environment, limits and signals of
+who typed it, but not his session: no job control and no controlling terminal.
+
+A process inside acts on its own group and those below only.
+",
+    },
+    Topic {
         name: "environment",
         about: "variables that cgrove reads and sets",
         text: "\
-CGROVE           set for the command: the name of its run, so that
+CGROVE           set for the command: the path of its group, so that
                  `cgrove get \"$CGROVE\" pids.max` tells it its own limit
 XDG_RUNTIME_DIR  where the sockets of live runs are; both sides must agree
 ",

@@ -115,6 +115,7 @@ fn fresh(kind: &str) -> String {
 /// A `cgrove run` to be.
 pub struct Run {
     pub place: Place,
+    verb: Vec<OsString>,
     pub mark: String,
     /// Where a file given to `--json` goes.
     report: PathBuf,
@@ -127,12 +128,23 @@ pub struct Run {
 pub fn run(place: Place) -> Run {
     Run {
         place,
+        verb: vec!["run".into()],
         mark: fresh("mark"),
         report: fresh_path("report"),
         options: Vec::new(),
         command: Vec::new(),
         stdin: None,
     }
+}
+
+/// `cgrove exec` in a group, without options.
+pub fn exec(place: Place, group: &str) -> Run {
+    Run { verb: vec!["exec".into(), group.into()], ..run(place) }
+}
+
+/// A name that nobody has used.
+pub fn fresh_name() -> String {
+    fresh("group")
 }
 
 impl Run {
@@ -180,7 +192,7 @@ impl Run {
     }
 
     fn words(&self, mut command: Command) -> Command {
-        command.args(["run", "--name", &self.mark]);
+        command.args(&self.verb).args(["--name", &self.mark]);
         if !self.options.iter().any(|option| option == "--json") {
             command.arg("--json").arg(&self.report);
         }

@@ -209,7 +209,7 @@ fn the_longest_names_are_names_too(place: Place) {
     let cgrove = kit().cgrove.display();
     let script = format!(
         "{cgrove} get $CGROVE pids.max; {cgrove} tree $CGROVE; {cgrove} tree; \
-        {cgrove} run --name $CGROVE -- echo never"
+        {cgrove} run --backend reaper --name $CGROVE -- echo never"
     );
     first.args(["run", "--quiet", "--pids-max", "30", "--name", name, "--", "sh", "-c", &script]);
     let output = first.output().expect("cgrove answers");

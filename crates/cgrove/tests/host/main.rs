@@ -8,6 +8,7 @@
 
 mod faults;
 mod freeze;
+mod groups;
 mod identity;
 mod inputs;
 mod kit;
@@ -63,6 +64,7 @@ use tests;
 const MODULES: &[(&str, &[Test])] = &[
     ("faults", faults::TESTS),
     ("freeze", freeze::TESTS),
+    ("groups", groups::TESTS),
     ("identity", identity::TESTS),
     ("inputs", inputs::TESTS),
     ("limits", limits::TESTS),

@@ -184,3 +184,73 @@ fn the_ci_step_streams_and_fails_on_leaks() {
     assert_eq!(child.wait().unwrap().code(), Some(1), "{text}");
     assert!(text.contains("one") && text.contains("left 1 process"), "{text}");
 }
+
+fn named(what: &str) -> String {
+    format!("library-{what}-{}", std::process::id())
+}
+
+#[test]
+fn a_group_is_a_budget_for_several_commands() {
+    let group = supervisor().group(&named("budget")).pids_max(6).create().unwrap();
+    let twice = supervisor().group(group.name()).create();
+    assert!(matches!(&twice, Err(Error::Refused(line)) if line.contains("EEXIST")), "{twice:?}");
+    let script = "echo ready; read x; exit 3";
+    let start = || {
+        let command = group.command("sh").args(["-c", script]).quiet();
+        let mut run = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(run.stdout().unwrap());
+        out.read_line(&mut String::new()).unwrap();
+        run
+    };
+    let runs: Vec<Running> = (0..3).map(|_| start()).collect();
+    assert_eq!(group.get("pids.current").unwrap(), "3\n");
+    let paths: Vec<String> =
+        group.snapshot().unwrap().groups.into_iter().map(|it| it.path).collect();
+    assert_eq!(paths.len(), 4, "{paths:?}");
+    // One of them wants more than is left for all.
+    let greedy = "for i in 1 2 3 4 5 6 7 8; do sleep 1000 & done; wait";
+    let output = group.command("sh").args(["-c", greedy]).timeout(PATIENCE).output().unwrap();
+    assert_eq!(output.report.pids_max.place.as_deref(), Some(&*format!("/{}", group.name())));
+    // A limit that is changed holds for all of them.
+    group.set("pids.max", "3").unwrap();
+    let refused = group.command("true").output();
+    assert!(
+        matches!(&refused, Err(Error::Refused(line)) if line.contains("EAGAIN")),
+        "{refused:?}"
+    );
+    // It is not removed from under them.
+    let name = group.name().to_owned();
+    let busy = group.remove();
+    assert!(matches!(&busy, Err(Error::Refused(line)) if line.contains("EBUSY")), "{busy:?}");
+    for mut run in runs {
+        drop(run.stdin());
+        assert_eq!(run.wait().unwrap().exit.code, Some(3));
+    }
+    supervisor().open(&name).remove().unwrap();
+}
+
+#[test]
+fn whoever_drops_a_group_ends_it() {
+    let group = supervisor().group(&named("dropped")).create().unwrap();
+    let script = "setsid sleep 1000 & echo $!; wait";
+    let command = group.command("sh").args(["-c", script]).quiet().stdout(Stdio::piped());
+    let mut run = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(run.stdout().unwrap()).read_line(&mut line).unwrap();
+    group.freeze().unwrap();
+    assert!(group.get("cgroup.events").unwrap().contains("frozen 1"));
+    group.thaw().unwrap();
+    drop(group);
+    vanishes(line.trim().parse().unwrap());
+    run.wait_timeout(PATIENCE).expect("its run ends").ok();
+}
+
+#[test]
+fn the_test_runner_tells_what_is_left() {
+    let mut runner = std::process::Command::new(example("test_runner"));
+    runner.args(["true", "sleep 1000 & echo left", "exit 3"]);
+    let output = runner.env("CGROVE_BIN", env!("CARGO_BIN_EXE_cgrove")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text.contains("left running: sleep 1000") && text.contains("   3  exit 3"), "{text}");
+}

@@ -149,6 +149,7 @@ class Memory:
     max_hits: Optional[int] = None
     high_hits: Optional[int] = None
     overshoot_bytes: Optional[int] = None
+    oom_kill_count: Optional[int] = None
     oom_kills: Tuple[OomKill, ...] = ()
 
 

@@ -75,6 +75,10 @@ impl Accounting {
             system_ns: nanos(self.collected.system).saturating_add(self.lost.system),
             class: if self.is_sampled() { Class::Sampled } else { Class::Exact },
             note: self.note.clone(),
+            periods: None,
+            throttled_periods: None,
+            throttled_ns: None,
+            limit_class: None,
         }
     }
 
@@ -134,7 +138,7 @@ mod tests {
 
     fn waited(user: Duration) -> Waited {
         let cpu = CpuTime { user, system: Duration::ZERO };
-        Waited { pid: 1, fate: sys::Fate::Exited(0), cpu }
+        Waited { pid: 1, fate: sys::Fate::Exited(0), cpu, max_rss: 0 }
     }
 
     #[test]

@@ -11,9 +11,10 @@ use crate::ledger::GroupId;
 use crate::nested::Reaper;
 use crate::options::{Feature, RunOptions};
 use crate::report::{
-    Backend, Class, Classes, Cpu, Exit, Forks, LeftBehind, Limits, MAX_LISTED, PidsMax, Reason,
-    Report, Survivor, Tasks, VERSION, nanos,
+    Backend, Class, Classes, Cpu, Exit, Forks, LeftBehind, Limits, MAX_LISTED, Memory, PidsMax,
+    Reason, Report, Survivor, Tasks, VERSION, nanos,
 };
+use crate::resources::Figures as Used;
 use crate::supervisor::Supervisor;
 use crate::sys::{CpuTime, Fate};
 
@@ -23,8 +24,8 @@ pub const TIMED_OUT: i32 = 124;
 pub const FAILED: i32 = 125;
 
 /// The report of a run that the supervisor saw to its end.
-pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
-    let (mut reason, exit) = exit(&run);
+pub(crate) fn report(mut run: Supervisor<'_>, used: Used) -> Report {
+    let (mut reason, exit) = exit(&run, &used);
     let gated = run.backend == Backend::Gate;
     let (killed, processes) = run.sweep.survivors();
     let processes: Vec<Survivor> = processes.to_vec();
@@ -76,6 +77,7 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
              children keep their places"
         ));
     }
+    warnings.extend(about_limits(&used));
     let sigchld_ignored = run.caller.sigchld_ignored;
     let pids = Feature::Pids.class(run.backend, sigchld_ignored);
     let kill = Feature::Kill.class(run.backend, sigchld_ignored);
@@ -86,10 +88,32 @@ pub(crate) fn report(mut run: Supervisor<'_>) -> Report {
         exit,
         reason,
         exec_error: run.exec_error.map(|errno| format!("{errno:?}")),
-        limits: Limits { pids_max: figures.limit, ..limits(run.options) },
+        limits: Limits {
+            pids_max: figures.limit,
+            memory_max: used.memory_max,
+            memory_high: used.memory_high,
+            cpu_max: used.cpu_max,
+            cpus: used.cpus,
+            cpu_weight: used.cpu_weight,
+            ..limits(run.options)
+        },
         pids_max: PidsMax { hits: Some(hits), place: place.filter(|_| hits > 0) },
         wall_ns: nanos(run.started.elapsed()),
-        cpu: run.accounting.finish(),
+        cpu: Cpu {
+            periods: used.cpu_limited.then_some(used.bandwidth.nr_periods),
+            throttled_periods: used.cpu_limited.then_some(used.bandwidth.nr_throttled),
+            throttled_ns: used
+                .cpu_limited
+                .then(|| used.bandwidth.throttled_usec.saturating_mul(1000)),
+            limit_class: used.cpu_limited.then_some(if used.not_held.is_some() {
+                Class::Unknown
+            } else {
+                Class::Sampled
+            }),
+            ..run.accounting.finish()
+        },
+        memory: used.memory,
+        series: used.series,
         tasks: Tasks {
             peak: Some(peak),
             at_most: every_task_asks.then_some(at_most),
@@ -155,6 +179,11 @@ pub(crate) fn nested(mut run: Reaper<'_>, left: Option<Left>) -> Report {
     {
         reason = Reason::PidsMax;
     }
+    let used = left.as_ref().map(|left| left.used.clone()).unwrap_or_default();
+    let killed_for_memory = used.memory.oom_kills.iter().any(|kill| kill.pid == run.command);
+    if killed_for_memory && reason == Reason::Signaled && exit.signal == Some(libc::SIGKILL) {
+        reason = Reason::MemoryMax;
+    }
     let every_task_asks = gated && entered.threads_ask;
     // The command itself existed, whoever looked.
     let peak = figures.map(|figures| (figures.peak.0.max(1), figures.peak.1.max(1)));
@@ -172,11 +201,18 @@ pub(crate) fn nested(mut run: Reaper<'_>, left: Option<Left>) -> Report {
         exec_error: run.exec_error.map(|errno| format!("{errno:?}")),
         limits: Limits {
             pids_max: figures.map_or(run.options.pids_max, |figures| figures.limit),
-            ..limits(run.options)
+            ..limits(run.options).with(&used.limits)
         },
         pids_max: PidsMax { hits, place: figures.and_then(|figures| figures.hits.1.clone()) },
         wall_ns: nanos(run.started.elapsed()),
-        cpu: run.accounting.finish(),
+        cpu: Cpu {
+            periods: used.bandwidth.map(|(periods, ..)| periods),
+            throttled_periods: used.bandwidth.map(|(_, throttled, _)| throttled),
+            throttled_ns: used.bandwidth.map(|(.., ns)| ns),
+            limit_class: used.bandwidth.map(|_| Class::Sampled),
+            ..run.accounting.finish()
+        },
+        memory: used.memory,
         tasks: Tasks {
             peak: peak.map(|(seen, _)| seen),
             at_most: peak.filter(|_| every_task_asks).map(|(_, at_most)| at_most),
@@ -211,8 +247,44 @@ pub(crate) fn nested(mut run: Reaper<'_>, left: Option<Left>) -> Report {
     }
 }
 
-fn exit(run: &Supervisor<'_>) -> (Reason, Exit) {
-    exit_of(run.fate, run.exec_error, run.timed_out)
+/// What the reader should know of the limits on memory and CPU.
+fn about_limits(used: &Used) -> Vec<String> {
+    let limited = used.memory_max.is_some() || used.memory_high.is_some();
+    let mut warnings = Vec::new();
+    if let Some(pid) = used.unmeasured.filter(|_| limited) {
+        warnings.push(format!(
+            "memory of process {pid} could not be measured exactly (undumpable, another user's, or \
+             hidden by /proc): its resident pages were counted in full"
+        ));
+    }
+    if let Some(pid) = used.unseen {
+        warnings.push(format!("memory of process {pid} is hidden by /proc, and was not counted"));
+    }
+    if used.helpless {
+        warnings.push(
+            "memory.max was exceeded, and there was nobody who may be killed for it \
+             (oom_score_adj -1000)"
+                .to_owned(),
+        );
+    }
+    if used.weight_refused {
+        warnings.push(
+            "cpu.weight could not be carried by niceness for everyone: to lower it takes \
+             CAP_SYS_NICE or RLIMIT_NICE"
+                .to_owned(),
+        );
+    }
+    if let Some(loose) = &used.not_held {
+        warnings.push(format!("could not be halted for a limit: {loose}"));
+    }
+    warnings
+}
+
+fn exit(run: &Supervisor<'_>, used: &Used) -> (Reason, Exit) {
+    let (reason, exit) = exit_of(run.fate, run.exec_error, run.timed_out);
+    let killed = used.memory.oom_kills.iter().any(|kill| kill.pid == run.command);
+    let by_us = reason == Reason::Signaled && exit.signal == Some(libc::SIGKILL) && killed;
+    (if by_us { Reason::MemoryMax } else { reason }, exit)
 }
 
 fn exit_of(fate: Option<Fate>, exec_error: Option<Errno>, timed_out: bool) -> (Reason, Exit) {
@@ -242,6 +314,7 @@ pub(crate) fn degraded(options: &RunOptions, wall_ns: u64, cpu: CpuTime, sweep: 
             system_ns: nanos(cpu.system),
             class: Class::Sampled,
             note: Some("the supervisor was killed; its own time is included".to_owned()),
+            ..no_cpu()
         },
         left_behind: LeftBehind {
             killed,
@@ -263,8 +336,26 @@ fn limits(options: &RunOptions) -> Limits {
     let millis = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     Limits {
         pids_max: options.pids_max,
+        memory_max: None,
+        memory_high: None,
+        cpu_max: None,
+        cpus: None,
+        cpu_weight: None,
         timeout_ms: options.timeout.map(millis),
         kill_grace_ms: millis(options.kill_grace),
+    }
+}
+
+fn no_cpu() -> Cpu {
+    Cpu {
+        user_ns: 0,
+        system_ns: 0,
+        class: Class::Unknown,
+        note: None,
+        periods: None,
+        throttled_periods: None,
+        throttled_ns: None,
+        limit_class: None,
     }
 }
 
@@ -284,7 +375,9 @@ fn blank(options: &RunOptions) -> Report {
         limits: limits(options),
         pids_max: PidsMax { hits: None, place: None },
         wall_ns: 0,
-        cpu: Cpu { user_ns: 0, system_ns: 0, class: Class::Unknown, note: None },
+        cpu: no_cpu(),
+        memory: Memory::default(),
+        series: None,
         tasks: Tasks { peak: None, at_most: None, class: Class::Unknown },
         forks: Forks { count: None, refused: None, class: Class::Unknown },
         left_behind: LeftBehind {

@@ -42,6 +42,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::HostError;
 use crate::ledger::Figures;
 use crate::report::{Backend, Class};
+use crate::resources::OfGroup;
 use crate::sys::{self, RawPid};
 use crate::wire;
 
@@ -171,6 +172,8 @@ pub struct Entered {
     pub backend_reason: String,
     /// Threads ask at the gate too.
     pub threads_ask: bool,
+    /// The CPUs that its tasks may use, if those were chosen.
+    pub cpus: Option<Vec<u32>>,
 }
 
 /// What a group's supervisor knows of it in the end.
@@ -184,6 +187,8 @@ pub struct Left {
     pub freeze: Option<Class>,
     /// A limit was set though threads do not ask.
     pub late_limit: bool,
+    /// What it used, and its limits on memory and CPU.
+    pub used: OfGroup,
 }
 
 /// A refusal to make a group: which file of it could not be written, if it was one.

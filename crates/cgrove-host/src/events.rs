@@ -6,9 +6,11 @@
 //! several times the work that is to be done there.
 
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 
 /// Where an event came from. The numbers are places in the lists of [`Sources`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +47,9 @@ pub struct Sources<'a> {
     pub links: Vec<[Option<BorrowedFd<'a>>; 2]>,
 }
 
-/// Waits until something happens or the time is up. What was found comes in the order in which to
+/// Waits until something happens or the time, counted in nanoseconds, is up. What was found comes in the order in which to
 /// handle it; what is removed from a list meanwhile must not move the others.
-pub fn wait(sources: &Sources<'_>, timeout: PollTimeout) -> Result<Vec<Event>, Errno> {
+pub fn wait(sources: &Sources<'_>, timeout: Option<Duration>) -> Result<Vec<Event>, Errno> {
     let mut fds = Vec::with_capacity(8);
     let mut from = Vec::with_capacity(8);
     let mut add = |fd, flags, event| {
@@ -76,7 +78,7 @@ pub fn wait(sources: &Sources<'_>, timeout: PollTimeout) -> Result<Vec<Event>, E
             add(*reaper, PollFlags::POLLIN, Event::Link(at));
         }
     }
-    match poll(&mut fds, timeout) {
+    match ppoll(&mut fds, timeout.map(TimeSpec::from), None) {
         Ok(0) | Err(Errno::EINTR) => return Ok(Vec::new()),
         Ok(_) => {}
         Err(errno) => return Err(errno),

@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::door::{self, Entered, Entry, Request};
 use crate::error::HostError;
-use crate::filter;
+use crate::filter::{self, Ask};
 use crate::inherited;
 use crate::launch::{self, Caller, Launch};
 use crate::nested::{self, Asker, Begun, Hold, Reaper};
@@ -232,13 +232,16 @@ fn run(
     let caller =
         Caller { front: getpid(), group: getpgrp(), mask, sigchld_ignored: plan.sigchld_ignored };
     let gated = hold.entered.backend == Backend::Gate;
-    let program = if gated { filter::program(true) } else { None };
+    let ask = Ask { threads: true, affinity: hold.entered.cpus.is_some() };
+    let program = if gated { filter::program(ask) } else { None };
     let options = RunOptions {
         command: plan.command.into_iter().map(OsString::from_vec).collect(),
         name: plan.name,
         named: true,
         pids_max: None,
         set: Vec::new(),
+        series: false,
+        on_high: None,
         timeout: plan.timeout,
         kill_grace: plan.kill_grace,
         backend: BackendChoice::Only(hold.entered.backend),
@@ -271,6 +274,7 @@ fn run(
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals =
             SignalFd::with_flags(&SigSet::all(), flags).map_err(call("cannot set up the group"))?;
+        let cpus = hold.entered.cpus.clone();
         let launch = Launch {
             environment: &environment,
             argv: &argv,
@@ -280,6 +284,7 @@ fn run(
             held: plan.held,
             gatekeeper: Some(gatekeeper.as_fd()),
             own_session: true,
+            cpus: cpus.as_deref(),
         };
         let remote = socket
             .try_clone()

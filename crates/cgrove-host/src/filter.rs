@@ -48,6 +48,8 @@ pub enum Request {
     ChildAction(ActionLayout),
     /// A pid namespace for the children to come.
     PidNamespace(Namespace),
+    /// Other CPUs for a thread.
+    Affinity,
     /// Nothing this filter asks about.
     Other,
 }
@@ -90,6 +92,8 @@ struct Numbers {
     unshare: u32,
     /// setns(fd, flags)
     setns: u32,
+    /// sched_setaffinity(pid, len, mask)
+    affinity: u32,
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -105,6 +109,7 @@ const ARCHES: &[Numbers] = &[
         actions: &[(13, ActionLayout::Native), (512, ActionLayout::Opaque)],
         unshare: 272,
         setns: 308,
+        affinity: 203,
     },
     Numbers {
         audit_arch: 0x4000_0003,
@@ -116,6 +121,7 @@ const ARCHES: &[Numbers] = &[
         actions: COMPAT_ACTIONS,
         unshare: 310,
         setns: 346,
+        affinity: 241,
     },
 ];
 
@@ -131,6 +137,7 @@ const ARCHES: &[Numbers] = &[
         actions: &[(134, ActionLayout::Native)],
         unshare: 97,
         setns: 268,
+        affinity: 122,
     },
     Numbers {
         audit_arch: 0x4000_0028,
@@ -142,6 +149,7 @@ const ARCHES: &[Numbers] = &[
         actions: COMPAT_ACTIONS,
         unshare: 337,
         setns: 375,
+        affinity: 241,
     },
 ];
 
@@ -173,14 +181,24 @@ pub fn classify(arch: u32, nr: i32, args: &[u64; 6]) -> Request {
     } else if nr == table.setns {
         let unsure = (args[1] as u32 == 0).then_some(args[0] as i32);
         Request::PidNamespace(Namespace::Existing { unsure })
+    } else if nr == table.affinity {
+        Request::Affinity
     } else {
         Request::Other
     }
 }
 
-/// Builds the program. `ask_for_threads`: notify `clone` with CLONE_THREAD too. `None` on an
-/// architecture whose call numbers this file does not know.
-pub fn program(ask_for_threads: bool) -> Option<Vec<BpfInsn>> {
+/// What a filter asks about beyond what every one does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ask {
+    /// Notify `clone` with CLONE_THREAD too.
+    pub threads: bool,
+    /// Notify `sched_setaffinity`.
+    pub affinity: bool,
+}
+
+/// Builds the program. `None` on an architecture whose call numbers this file does not know.
+pub fn program(ask: Ask) -> Option<Vec<BpfInsn>> {
     if ARCHES.is_empty() {
         return None;
     }
@@ -193,12 +211,12 @@ pub fn program(ask_for_threads: bool) -> Option<Vec<BpfInsn>> {
     asm.ret(SECCOMP_RET_KILL_PROCESS);
     for (table, &section) in ARCHES.iter().zip(&sections) {
         asm.here(section);
-        arch_section(&mut asm, table, ask_for_threads);
+        arch_section(&mut asm, table, ask);
     }
     Some(asm.finish())
 }
 
-fn arch_section(asm: &mut Assembler, table: &Numbers, ask_for_threads: bool) {
+fn arch_section(asm: &mut Assembler, table: &Numbers, more: Ask) {
     let (ask, clone, clone3, action) = (asm.label(), asm.label(), asm.label(), asm.label());
     let (unshare, setns) = (asm.label(), asm.label());
     asm.load(OFFSET_NR);
@@ -215,6 +233,9 @@ fn arch_section(asm: &mut Assembler, table: &Numbers, ask_for_threads: bool) {
     }
     asm.jump_if_equal(table.unshare, unshare);
     asm.jump_if_equal(table.setns, setns);
+    if more.affinity {
+        asm.jump_if_equal(table.affinity, ask);
+    }
     asm.ret(SECCOMP_RET_ALLOW);
 
     asm.here(unshare);
@@ -233,7 +254,7 @@ fn arch_section(asm: &mut Assembler, table: &Numbers, ask_for_threads: bool) {
     asm.ret(ENOSYS);
 
     asm.here(clone);
-    if !ask_for_threads {
+    if !more.threads {
         let thread = asm.label();
         asm.load(argument_low(0));
         asm.jump_if_set(CLONE_THREAD, thread);
@@ -421,10 +442,16 @@ mod tests {
             (i386, 48, [17, 1], ASK, ASK),
             (0xc000_00b7, 220, [0, 0], SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_PROCESS),
         ];
-        let (limited, free) = (program(true).unwrap(), program(false).unwrap());
+        let threads = Ask { threads: true, affinity: false };
+        let (limited, free) = (program(threads).unwrap(), program(Ask::default()).unwrap());
         for (arch, nr, args, with_limit, without) in table {
             assert_eq!(run(&limited, arch, nr, args), with_limit, "{arch:#x} {nr} {args:?}");
             assert_eq!(run(&free, arch, nr, args), without, "{arch:#x} {nr} {args:?}");
+        }
+        let pinned = program(Ask { threads: false, affinity: true }).unwrap();
+        for (arch, nr, asks) in [(native, 203, true), (i386, 241, true), (native, 204, false)] {
+            assert_eq!(run(&pinned, arch, nr, [0, 0]), if asks { ASK } else { ALLOW }, "{nr}");
+            assert_eq!(run(&free, arch, nr, [0, 0]), ALLOW, "{nr}");
         }
     }
 
@@ -442,6 +469,8 @@ mod tests {
                 let got = classify(table.audit_arch, nr as i32, &[17, 8, 0, 0, 0, 0]);
                 assert_eq!(got, Request::ChildAction(layout));
             }
+            let got = classify(table.audit_arch, table.affinity as i32, &[0; 6]);
+            assert_eq!(got, Request::Affinity);
             for nr in [table.unshare, table.setns] {
                 let got = classify(table.audit_arch, nr as i32, &[7, 0, 0, 0, 0, 0]);
                 assert!(matches!(got, Request::PidNamespace(_)), "{nr}");

@@ -36,16 +36,23 @@
 //! supervisor for good, and so could a file server that is frozen itself. So a SEIZE that takes
 //! long is given up (`sys::Impatient`) and tried *again* later.
 //!
+//! Besides the core's freezes there are *halts* (`halt.rs`), by which limits hold: the same stops, of
+//! single processes, that no file tells of. A task goes on when neither wants it stopped.
+//!
 //! Known edge: between SEIZE and the stop an execve(2) of a setuid program gains no rights if the
 //! supervisor has none to trace it (`LSM_UNSAFE_PTRACE`).
 
-use std::collections::HashMap;
-use std::fmt;
+mod halt;
+mod loose;
+
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::getpid;
-use serde::{Deserialize, Serialize};
+
+pub use loose::{Frozen, Loose, Why};
+use loose::{is_in_vfork, name_of, refusal};
 
 use crate::ledger::Ledger;
 use crate::mutant::{self, Mutant};
@@ -69,81 +76,6 @@ const MAX_TRIES: u32 = 7;
 const MAX_ROUNDS: usize = 8;
 /// How many tasks an answer names.
 const MAX_NAMED: usize = 64;
-
-/// Why a task is not at a halt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Why {
-    /// Somebody else traces it.
-    TracedBy {
-        /// The tracer's process.
-        tracer: RawPid,
-        /// Its name, as ps(1) prints the command line.
-        name: String,
-    },
-    /// `ptrace` was refused.
-    Refused {
-        /// The errno's name.
-        errno: String,
-        /// `/proc/sys/kernel/yama/ptrace_scope`, where it forbids it.
-        yama: Option<u8>,
-    },
-    /// It sleeps uninterruptibly, and stops when that is over.
-    Sleeps,
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Why::TracedBy { tracer, name } => write!(f, "is traced by process {tracer} ({name})"),
-            Why::Refused { errno, yama: Some(scope) } => {
-                write!(f, "may not be traced ({errno}, kernel.yama.ptrace_scope is {scope})")
-            }
-            Why::Refused { errno, yama: None } => write!(
-                f,
-                "may not be traced ({errno}: another user's, undumpable, or ptrace is forbidden \
-                 here)"
-            ),
-            Why::Sleeps => f.write_str("sleeps uninterruptibly and stops afterwards"),
-        }
-    }
-}
-
-/// A task that is not at a halt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loose {
-    /// The thread.
-    pub tid: RawPid,
-    /// Its process.
-    pub pid: RawPid,
-    /// Its command line.
-    pub name: String,
-    /// Why.
-    pub why: Why,
-}
-
-impl fmt::Display for Loose {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.tid != self.pid {
-            write!(f, "thread {} of ", self.tid)?;
-        }
-        write!(f, "process {} ({}) {}", self.pid, self.name, self.why)
-    }
-}
-
-/// What became of a freeze.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Frozen {
-    /// `exact`: every task is at a halt. `sampled`: all but the loose.
-    pub class: Class,
-    /// The first of those that are not.
-    pub loose: Vec<Loose>,
-    /// How many there are.
-    pub count: usize,
-    /// Nobody could be frozen, and so the freeze was taken back.
-    pub undone: bool,
-    /// Somebody thawed it before it was reached.
-    pub thawed: bool,
-}
 
 /// Where a task is that was asked to freeze.
 #[derive(Debug)]
@@ -176,6 +108,12 @@ enum Standing {
 #[derive(Debug, Default)]
 pub(crate) struct Freezer {
     tasks: HashMap<RawPid, Standing>,
+    /// Those of them that the core wants frozen.
+    ordered: HashSet<RawPid>,
+    /// Those of them that a halt holds, with the process of each.
+    held: HashMap<RawPid, RawPid>,
+    /// The first task that a halt could not stop.
+    unheld: Option<Loose>,
     /// Those that are coming or leaving, the first to be expected first.
     awaited: Vec<RawPid>,
     /// The freeze is reached, and the core knows.
@@ -223,6 +161,8 @@ impl Freezer {
                 self.let_strays_go(ledger, &mut scanner.proc);
             }
             if self.tasks.is_empty() && !self.on {
+                self.ordered.clear();
+                self.held.clear();
                 self.look = None;
                 self.settled = false;
                 self.dismiss(&mut scanner.proc);
@@ -231,7 +171,13 @@ impl Freezer {
             self.collect(&mut scanner.proc);
             if !self.wanted() {
                 self.settled = false;
-                self.look_again();
+                // Who is only held gives an event when it stops.
+                let uncertain = |it: &Standing| matches!(it, Standing::Again { .. });
+                if self.awaited.is_empty() && !self.tasks.values().any(uncertain) {
+                    self.look = None;
+                } else {
+                    self.look_again();
+                }
                 self.dismiss(&mut scanner.proc);
                 return;
             }
@@ -264,11 +210,13 @@ impl Freezer {
                 !matches!(it, Standing::Dead | Standing::Loose(_) | Standing::Again { .. })
             };
             self.tasks.retain(|tid, it| traced(it) || ledger.knows(*tid));
+            self.ordered.retain(|tid| self.tasks.contains_key(tid));
             if self.on {
                 // Known before, and gone, and there again: after an execve of another thread.
                 let missing = ledger.tids_to_freeze().filter(|tid| !self.tasks.contains_key(tid));
                 for tid in missing.collect::<Vec<_>>() {
-                    self.freeze(tid, &mut scanner.proc, &sys::Impatient::new());
+                    self.ordered.insert(tid);
+                    self.seize(tid, &mut scanner.proc, &sys::Impatient::new());
                 }
             }
         }
@@ -308,8 +256,8 @@ impl Freezer {
     pub(crate) fn refused_all(&self, proc: &mut Proc) -> Option<Frozen> {
         let refused = |it: &Standing| matches!(it, Standing::Loose(Why::Refused { .. }));
         let dead = |it: &Standing| matches!(it, Standing::Dead | Standing::Leaving);
-        let all = self.tasks.values().all(|it| refused(it) || dead(it));
-        if !all || !self.tasks.values().any(refused) {
+        let all = self.frozen().all(|(_, it)| refused(it) || dead(it));
+        if !all || !self.frozen().any(|(_, it)| refused(it)) {
             return None;
         }
         Some(Frozen { undone: true, ..self.now(proc) })
@@ -319,6 +267,11 @@ impl Freezer {
     pub(crate) fn stopped_jobs(&self) -> impl Iterator<Item = RawPid> + '_ {
         let job = |it: &Standing| matches!(it, Standing::Stopped { job: true, .. });
         self.tasks.iter().filter(move |(_, it)| job(it)).map(|(tid, _)| *tid)
+    }
+
+    /// Where those are whom the core wants frozen.
+    fn frozen(&self) -> impl Iterator<Item = (RawPid, &Standing)> {
+        self.tasks.iter().filter(|(tid, _)| self.ordered.contains(tid)).map(|(tid, it)| (*tid, it))
     }
 
     /// As [`sys::wait_child`], with the stops and ends of tracees kept apart: those are no news of
@@ -339,6 +292,7 @@ impl Freezer {
                     pid: command,
                     fate: Fate::Continued,
                     cpu: sys::CpuTime::default(),
+                    max_rss: 0,
                 }));
             };
             let runs = |it: &Standing| matches!(it, Standing::Loose(_) | Standing::Again { .. });
@@ -353,8 +307,13 @@ impl Freezer {
                 }
                 Peeked::Ended if tracee => {
                     let parent = proc.stat(pid).map_or(0, |stat| stat.ppid);
+                    // Of a thread the kernel tells what its whole process used.
+                    let thread = proc.process_of(pid).is_some_and(|leader| leader != pid);
                     let Some(waited) = sys::wait_for(pid)? else { continue };
                     self.tasks.remove(&pid);
+                    if thread && !mutant::is(Mutant::ThreadsCounted) {
+                        continue;
+                    }
                     // An orphan meanwhile, if both are gone now.
                     let ours = parent == getpid().as_raw()
                         || (proc.stat(pid).is_err()
@@ -365,7 +324,12 @@ impl Freezer {
                 }
                 // As after an execve, with the id that its leader had.
                 Peeked::Stopped if proc.tracer(pid) == Some(getpid().as_raw()) => {
-                    let it = if self.on { Standing::Coming } else { Standing::Leaving };
+                    let it = if self.on {
+                        self.ordered.insert(pid);
+                        Standing::Coming
+                    } else {
+                        Standing::Leaving
+                    };
                     self.tasks.insert(pid, it);
                     self.awaited.push(pid);
                     self.settled = false;
@@ -386,15 +350,21 @@ impl Freezer {
 
     /// A tracee that has another's id after an execve may be of a group that runs on.
     fn let_strays_go(&mut self, ledger: &Ledger, proc: &mut Proc) {
-        let stray = |tid: &&RawPid| ledger.is_to_freeze(**tid) == Some(false);
-        let held = self.tasks.iter().filter(|(_, it)| !matches!(it, Standing::Leaving));
-        let strays: Vec<RawPid> = held.map(|(tid, _)| tid).filter(stray).copied().collect();
-        strays.into_iter().for_each(|tid| self.thaw(tid, proc));
+        let stray = |tid: &RawPid| ledger.is_to_freeze(*tid) == Some(false);
+        // Those that only a halt holds are no strays.
+        let frozen = self.frozen().filter(|(_, it)| !matches!(it, Standing::Leaving));
+        let strays: Vec<RawPid> = frozen.map(|(tid, _)| tid).filter(stray).collect();
+        for tid in strays {
+            self.ordered.remove(&tid);
+            if !self.held.contains_key(&tid) {
+                self.let_go(tid, proc);
+            }
+        }
     }
 
     /// Whether anybody is meant to be frozen.
     fn wanted(&self) -> bool {
-        self.on || self.tasks.values().any(|it| !matches!(it, Standing::Leaving))
+        self.on || self.frozen().any(|(_, it)| !matches!(it, Standing::Leaving))
     }
 
     /// Seizes and lets go as the core orders. Returns whether anyone was to freeze.
@@ -407,14 +377,18 @@ impl Freezer {
         }
         let impatient = sys::Impatient::new();
         for tid in again {
-            self.freeze(tid, &mut scanner.proc, &impatient);
+            self.seize(tid, &mut scanner.proc, &impatient);
         }
         for (tid, freeze) in orders {
             if freeze {
                 any = true;
-                self.freeze(tid, &mut scanner.proc, &impatient);
+                self.ordered.insert(tid);
+                self.seize(tid, &mut scanner.proc, &impatient);
             } else {
-                self.thaw(tid, &mut scanner.proc);
+                self.ordered.remove(&tid);
+                if !self.held.contains_key(&tid) {
+                    self.let_go(tid, &mut scanner.proc);
+                }
                 ledger.runs(tid);
             }
         }
@@ -449,7 +423,7 @@ impl Freezer {
         again
     }
 
-    fn freeze(&mut self, tid: RawPid, proc: &mut Proc, impatient: &sys::Impatient) {
+    fn seize(&mut self, tid: RawPid, proc: &mut Proc, impatient: &sys::Impatient) {
         let mut before = 0;
         match self.tasks.get_mut(&tid) {
             Some(Standing::Leaving) => {
@@ -503,7 +477,7 @@ impl Freezer {
         (self.able && right) || (tries < MAX_TRIES && (self.able || right))
     }
 
-    fn thaw(&mut self, tid: RawPid, proc: &mut Proc) {
+    fn let_go(&mut self, tid: RawPid, proc: &mut Proc) {
         match self.tasks.remove(&tid) {
             Some(Standing::Stopped { signal, job }) => {
                 self.news |= job;
@@ -582,7 +556,7 @@ impl Freezer {
         let signal = if stop.event == 0 { stop.signal } else { 0 };
         let job = stop.event == libc::PTRACE_EVENT_STOP && stop.signal != libc::SIGTRAP;
         match self.tasks.insert(tid, Standing::Stopped { signal, job }) {
-            Some(Standing::Leaving) => self.thaw(tid, proc),
+            Some(Standing::Leaving) => self.let_go(tid, proc),
             // Told again: what it was about to take still is.
             Some(Standing::Stopped { signal: before, .. }) if signal == 0 => {
                 self.tasks.insert(tid, Standing::Stopped { signal: before, job });
@@ -633,9 +607,9 @@ impl Freezer {
     }
 
     fn reached(&mut self, ledger: &mut Ledger, proc: &mut Proc) {
-        for (tid, it) in &self.tasks {
+        for (tid, it) in self.frozen() {
             if matches!(it, Standing::Stopped { .. } | Standing::Parked | Standing::Dead) {
-                ledger.halted(*tid);
+                ledger.halted(tid);
             }
         }
         self.settled = true;
@@ -684,7 +658,7 @@ impl Freezer {
 
     fn now(&self, proc: &mut Proc) -> Frozen {
         let mut loose: Vec<(RawPid, Why)> = Vec::new();
-        for (&tid, it) in &self.tasks {
+        for (tid, it) in self.frozen() {
             match it {
                 Standing::Loose(why) => loose.push((tid, why.clone())),
                 Standing::Coming | Standing::Again { .. } => loose.push((tid, Why::Sleeps)),
@@ -703,53 +677,4 @@ impl Freezer {
         let class = if exact { Class::Exact } else { Class::Sampled };
         Frozen { class, loose: named, count, undone: false, thawed }
     }
-}
-
-fn name_of(pid: RawPid, proc: &mut Proc) -> String {
-    let mut name = proc.command_line(pid).join(" ");
-    if let Some((end, _)) = name.char_indices().nth(80) {
-        name.truncate(end);
-    }
-    name
-}
-
-fn refusal(tid: RawPid, errno: Errno, proc: &mut Proc) -> Why {
-    if let Some(tracer) = proc.tracer(tid) {
-        return Why::TracedBy { tracer, name: name_of(tracer, proc) };
-    }
-    let scope = proc.file("sys/kernel/yama/ptrace_scope").ok();
-    let scope = scope.and_then(|text| std::str::from_utf8(text).ok()?.trim().parse().ok());
-    // Scope 1 leaves a parent its descendants.
-    Why::Refused { errno: format!("{errno:?}"), yama: scope.filter(|&scope: &u8| scope > 1) }
-}
-
-/// Whether a task sleeps until the child that it made with vfork goes its own way.
-fn is_in_vfork(proc: &mut Proc, tid: RawPid) -> bool {
-    if proc.thread_stat(tid).map_or(true, |stat| stat.state != b'D') {
-        return false;
-    }
-    let Some((number, first)) = proc.sleeps_in(tid) else { return false };
-    let vfork = libc::CLONE_VFORK as u64;
-    #[cfg(target_arch = "x86_64")]
-    if number == libc::SYS_vfork {
-        return true;
-    }
-    match number {
-        libc::SYS_clone => first & vfork != 0,
-        libc::SYS_clone3 => first_word(tid, first).is_some_and(|flags| flags & vfork != 0),
-        _ => false,
-    }
-}
-
-/// The first word of a structure in a task's memory: `flags`, in `struct clone_args`.
-fn first_word(tid: RawPid, address: u64) -> Option<u64> {
-    use nix::sys::uio::{RemoteIoVec, process_vm_readv};
-    let mut bytes = [0; 8];
-    let base = usize::try_from(address).ok()?;
-    let got = process_vm_readv(
-        nix::unistd::Pid::from_raw(tid),
-        &mut [std::io::IoSliceMut::new(&mut bytes)],
-        &[RemoteIoVec { base, len: 8 }],
-    );
-    (got == Ok(8)).then_some(u64::from_ne_bytes(bytes))
 }

@@ -19,6 +19,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{getpgrp, getpid};
 
+use crate::alarm::Alarm;
 use crate::conclude;
 use crate::door::{self, outer};
 use crate::error::HostError;
@@ -87,6 +88,7 @@ pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, Ho
         cpu: CpuTime::default(),
         shell: Shell::new(supervisor),
         kin,
+        alarm: Alarm::new(options.on_high.as_deref()),
     };
     let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
     kept.extend(terminal.as_ref().map(|terminal| terminal.stream));
@@ -110,12 +112,14 @@ fn run_inside(
     in_use: &[BorrowedFd<'_>],
     started: Instant,
 ) -> Result<Report, HostError> {
+    no_alarm(options)?;
     let argv = launch::argv(&options.command)?;
     let hold = Hold::enter(outer, options)?;
     if let Some(error) = nested::check(options, &hold.entered, caller) {
         return Err(error);
     }
     let environment = launch::environment(&hold.entered.full);
+    let cpus = hold.entered.cpus.clone();
     let launch = Launch {
         environment: &environment,
         argv: &argv,
@@ -126,6 +130,7 @@ fn run_inside(
         held: options.set.iter().any(|(file, _)| file == "cgroup.freeze"),
         gatekeeper: None,
         own_session: false,
+        cpus: cpus.as_deref(),
     };
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&SigSet::all(), flags)
@@ -142,6 +147,18 @@ fn run_inside(
         terminal.give_back();
     }
     Ok(report)
+}
+
+/// Crossings of `memory.high` are told to the front of a run, and not to those of groups in it.
+fn no_alarm(options: &RunOptions) -> Result<(), HostError> {
+    match options.on_high {
+        None => Ok(()),
+        Some(_) => Err(HostError::new(
+            "--on-high is not possible here",
+            "only the run around is told when memory.high is crossed (EOPNOTSUPP)",
+            "give it to the outer run, or watch memory.events of the group",
+        )),
+    }
 }
 
 /// Runs a command in a group of another run, as [`run`] does in one of its own. `closed`: which
@@ -162,6 +179,7 @@ pub fn exec(
     };
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(setup)?;
+    no_alarm(options)?;
     let (entered, socket) = exec::ask(path, options, &caller, closed)?;
     let mut front = Front {
         socket,
@@ -172,6 +190,7 @@ pub fn exec(
         cpu: CpuTime::default(),
         shell: Shell::apart(),
         kin: Vec::new(),
+        alarm: Alarm::new(options.on_high.as_deref()),
     };
     let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
     kept.extend_from_slice(in_use);
@@ -212,6 +231,7 @@ struct Front {
     shell: Shell,
     /// Children of this process from before it was cgrove.
     kin: Vec<Identity>,
+    alarm: Alarm,
 }
 
 impl Front {
@@ -245,6 +265,9 @@ impl Front {
                     let go_on = ToSupervisor::Signal { signal: libc::SIGCONT, sender: 0 };
                     let _ = go_on.send(self.socket.as_fd());
                 }
+            }
+            Ok(Some(ToFront::OverHigh { group, usage, limit })) => {
+                self.alarm.over_high(&group, usage, limit);
             }
             Ok(Some(ToFront::Report(chunk))) => self.report.extend_from_slice(&chunk),
             Ok(Some(ToFront::Done)) => self.outcome = Some(Outcome::Report),
@@ -290,6 +313,9 @@ impl Front {
     }
 
     fn collected(&mut self, waited: &Waited) {
+        if self.alarm.ended(waited.pid) {
+            return;
+        }
         self.cpu = self.cpu.plus(waited.cpu);
     }
 

@@ -49,6 +49,19 @@ pub enum Asked {
         /// How to read that.
         layout: ActionLayout,
     },
+    /// `tid` chooses CPUs.
+    Affinity {
+        /// Names the question.
+        id: u64,
+        /// Who asks.
+        tid: RawPid,
+        /// For whom: a thread id in the asker's pid namespace; 0 is itself.
+        target: RawPid,
+        /// The bytes of the mask …
+        len: u64,
+        /// … in its memory.
+        address: u64,
+    },
     /// Something this version does not ask about.
     Other {
         /// Names the question.
@@ -98,6 +111,13 @@ impl Gate {
             Request::ChildAction(layout) => {
                 Asked::ChildAction { id, tid, address: question.args[1], layout }
             }
+            Request::Affinity => Asked::Affinity {
+                id,
+                tid,
+                target: question.args[0] as RawPid,
+                len: question.args[1] & 0xffff_ffff,
+                address: question.args[2],
+            },
             Request::Other => Asked::Other { id },
         }))
     }
@@ -105,6 +125,11 @@ impl Gate {
     /// Lets the call run. `false`: the asker no longer waits and the call did not run.
     pub fn allow(&self, id: u64) -> bool {
         sys::notif_send(self.listener.as_fd(), id, Answer::Continue).is_ok()
+    }
+
+    /// The supervisor has done what was asked: the call returns 0 and does nothing.
+    pub fn done(&self, id: u64) {
+        let _ = sys::notif_send(self.listener.as_fd(), id, Answer::Done);
     }
 
     /// Fails the call. Whether that arrives makes no difference.

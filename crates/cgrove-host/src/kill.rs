@@ -110,6 +110,16 @@ impl Sweep {
     }
 }
 
+/// Kills one process, and never another that has its pid now.
+pub(crate) fn one(scanner: &mut Scanner, pid: RawPid, start: u64) -> Result<(), Errno> {
+    let stat = scanner.proc.stat(pid)?;
+    if stat.start != start {
+        return Err(Errno::ESRCH);
+    }
+    let seen = Seen { tid: pid, tgid: pid, zombie: false, spared: false, stat: Some(stat) };
+    signal(scanner, &seen, libc::SIGKILL)
+}
+
 fn start(seen: &Seen) -> Option<u64> {
     seen.stat.map(|stat| stat.start)
 }

@@ -50,6 +50,8 @@ pub struct Launch<'a> {
     pub gatekeeper: Option<BorrowedFd<'a>>,
     /// Begin a session.
     pub own_session: bool,
+    /// The CPUs that it may use; `None` leaves them as they are.
+    pub cpus: Option<&'a [u32]>,
 }
 
 /// The exit status of a command that cannot be executed, as in every shell.
@@ -125,6 +127,10 @@ fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
     if launch.own_session {
         // Cannot fail: a child that has just been forked leads no group.
         let _ = nix::unistd::setsid();
+    }
+    if let Some(cpus) = launch.cpus {
+        // What lies within the caller's own cannot be refused.
+        let _ = sys::set_cpus_of(0, cpus.iter().copied());
     }
     if launch.gate.is_none() {
         stay_killable();

@@ -33,6 +33,7 @@ mod ancestry;
 mod files;
 mod freeze;
 mod groups;
+mod members;
 mod snapshot;
 
 pub use groups::{Figures, GroupId, MAX_GROUPS};
@@ -127,11 +128,9 @@ pub struct Ledger {
 impl Ledger {
     /// A hierarchy with the one group `name`.
     pub fn new(name: &str, limit: Option<u64>, started: Instant) -> Result<Ledger, CoreErrno> {
-        // Groups limit and count; tasks stay in theirs when it gets groups below it.
-        let builder = Hierarchy::builder().internal_tasks();
-        let hierarchy = builder.controller(Arc::new(Pids::new())).build(Time(0));
+        let hierarchy = members::hierarchy();
         let mut fx = Effects::at(Time(0));
-        let enable = hierarchy.mask(&["pids"])?;
+        let enable = hierarchy.mask(&members::CONTROLLERS)?;
         // Nothing dies in a hierarchy that is new, so there is nothing to wait for.
         hierarchy
             .write_subtree_control(hierarchy.root(), enable, SsMask::NONE, &mut fx)

@@ -20,6 +20,7 @@
 #![deny(unsafe_code)]
 
 pub mod accounting;
+mod alarm;
 mod conclude;
 pub mod door;
 pub mod error;
@@ -41,8 +42,10 @@ pub mod options;
 pub mod probe;
 pub mod procfs;
 pub mod report;
+mod resources;
 mod sampler;
 pub mod scan;
+pub mod series;
 mod shell;
 mod sigaction;
 pub mod snapshot;

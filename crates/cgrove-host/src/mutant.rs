@@ -58,6 +58,16 @@ pub enum Mutant {
     SeizeWaits,
     /// The gate answers while the run is frozen.
     FrozenForks,
+    /// Whoever is over a limit by the cheap upper bound is killed without being measured.
+    KilledUnmeasured,
+    /// A group that has used up its quota runs on.
+    NeverThrottled,
+    /// What a limit halts is frozen in the sight of everyone.
+    HaltShown,
+    /// The end of a traced thread passes for that of a process.
+    ThreadsCounted,
+    /// Nobody is put back onto his CPUs.
+    AffinityLost,
     /// The command is not told that the tree has run long enough.
     NoWarning,
     /// The watcher does not end with its front.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use crate::filter::Ask;
 use crate::report::{Backend, Class};
 
 /// Which backend the user wants.
@@ -33,12 +34,21 @@ pub enum Feature {
     Cpu,
     /// Killing the whole tree.
     Kill,
+    /// Limits on memory.
+    Memory,
+    /// The limit on CPU time.
+    CpuMax,
 }
 
 impl Feature {
     /// Every feature with the name users give it.
-    pub const ALL: [(&'static str, Feature); 3] =
-        [("pids", Feature::Pids), ("cpu", Feature::Cpu), ("kill", Feature::Kill)];
+    pub const ALL: [(&'static str, Feature); 5] = [
+        ("pids", Feature::Pids),
+        ("cpu", Feature::Cpu),
+        ("kill", Feature::Kill),
+        ("memory", Feature::Memory),
+        ("cpu-max", Feature::CpuMax),
+    ];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -49,6 +59,8 @@ impl Feature {
     /// whose children's CPU time the kernel may then throw away.
     pub fn class(self, backend: Backend, sigchld_ignored: bool) -> Class {
         match (self, backend) {
+            // By looking, and by halts.
+            (Feature::Memory | Feature::CpuMax, Backend::Gate) => Class::Sampled,
             (Feature::Cpu, Backend::Gate) if sigchld_ignored => Class::Sampled,
             (_, Backend::Gate) => Class::Exact,
             (_, Backend::Reaper) => Class::Sampled,
@@ -69,6 +81,10 @@ pub struct RunOptions {
     pub pids_max: Option<u64>,
     /// Interface files to write before the command starts, in this order.
     pub set: Vec<(String, String)>,
+    /// Keep curves, events and processes over time for the report.
+    pub series: bool,
+    /// A shell command to run when a group passes its `memory.high`.
+    pub on_high: Option<OsString>,
     /// How long the command may run.
     pub timeout: Option<Duration>,
     /// Between SIGTERM and SIGKILL.
@@ -95,6 +111,16 @@ impl RunOptions {
     pub fn files(&self) -> Vec<(String, String)> {
         let limit = self.pids_max.map(|max| ("pids.max".to_owned(), max.to_string()));
         limit.into_iter().chain(self.set.iter().cloned()).collect()
+    }
+
+    /// Whether CPUs are chosen, so that who changes his own has to ask at the gate.
+    pub fn limits_cpus(&self) -> bool {
+        self.set.iter().any(|(file, value)| file == "cpuset.cpus" && !value.trim().is_empty())
+    }
+
+    /// What has to be asked at the gate besides forks.
+    pub fn asks(&self) -> Ask {
+        Ask { threads: self.limits_tasks(), affinity: self.limits_cpus() }
     }
 
     /// Whether nothing but the gate will do, given what the caller handed us.

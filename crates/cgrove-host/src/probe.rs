@@ -174,7 +174,8 @@ fn probe_gate() -> GateProbe {
 
 pub(crate) fn try_gate() -> Result<bool, String> {
     let words = |what: &str, errno: Errno| format!("{what}: {}", errno.desc());
-    let program = filter::program(true).ok_or_else(|| gate::why_not(Errno::EOPNOTSUPP))?;
+    let program = filter::program(filter::Ask { threads: true, affinity: true })
+        .ok_or_else(|| gate::why_not(Errno::EOPNOTSUPP))?;
     let (ours, theirs) = wire::pair().map_err(|e| words("no socket pair", e))?;
     let child = match sys::fork().map_err(|e| words("cannot fork", e))? {
         ForkSide::Child => {

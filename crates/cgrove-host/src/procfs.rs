@@ -59,6 +59,45 @@ impl Stat {
     }
 }
 
+/// What `/proc/PID/statm` says of a process's memory, in pages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Statm {
+    /// All that is mapped and present (RSS).
+    pub resident: u64,
+    /// The part of it that is file or shared memory.
+    pub shared: u64,
+}
+
+/// What `/proc/PID/smaps_rollup` says of a process's memory, in bytes (proc_pid_smaps(5)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rollup {
+    /// As in [`Statm`].
+    pub resident: u64,
+    /// Its own pages, and of those that it shares with others its share; with what is swapped out.
+    pub proportional: u64,
+    /// The pages that nobody else maps, and its own swap.
+    pub private: u64,
+}
+
+impl Rollup {
+    /// Parses the file's content.
+    pub fn parse(text: &[u8]) -> Rollup {
+        let mut it = Rollup::default();
+        for line in text.split(|&b| b == b'\n').filter_map(|line| std::str::from_utf8(line).ok()) {
+            let Some((key, value)) = line.split_once(':') else { continue };
+            let value = value.trim().strip_suffix(" kB").and_then(|kib| kib.trim().parse().ok());
+            let bytes = value.map_or(0, |kib: u64| kib.saturating_mul(1024));
+            match key {
+                "Rss" => it.resident = bytes,
+                "Pss" | "SwapPss" => it.proportional = it.proportional.saturating_add(bytes),
+                "Private_Clean" | "Private_Dirty" => it.private = it.private.saturating_add(bytes),
+                _ => {}
+            }
+        }
+        it
+    }
+}
+
 /// An open `/proc` with its buffers.
 pub struct Proc {
     dir: OwnedFd,
@@ -106,6 +145,42 @@ impl Proc {
         Stat::parse(text).ok_or(Errno::EINVAL)
     }
 
+    /// `/proc/PID/statm`: cheap, for the kernel keeps these counts. All 0 once it has ended.
+    pub fn statm(&mut self, pid: RawPid) -> Result<Statm, Errno> {
+        self.set_path(format_args!("{pid}/statm"));
+        let text = std::str::from_utf8(self.read()?).map_err(|_| Errno::EINVAL)?;
+        let mut words = text.split_ascii_whitespace().skip(1).map(|word| word.parse().ok());
+        let mut next = || words.next().flatten().ok_or(Errno::EINVAL);
+        Ok(Statm { resident: next()?, shared: next()? })
+    }
+
+    /// `/proc/PID/smaps_rollup`: exact, at the price of a walk over the page tables. For whoever may
+    /// trace it. ESRCH: it has no memory any more.
+    pub fn rollup(&mut self, pid: RawPid) -> Result<Rollup, Errno> {
+        self.set_path(format_args!("{pid}/smaps_rollup"));
+        Ok(Rollup::parse(self.read()?))
+    }
+
+    /// What the kernel's OOM killer weighs, in bytes: resident, swapped out and page tables
+    /// (proc_pid_status(5)).
+    pub fn oom_weight(&mut self, pid: RawPid) -> Result<u64, Errno> {
+        self.set_path(format_args!("{pid}/status"));
+        let text = std::str::from_utf8(self.read()?).map_err(|_| Errno::EINVAL)?;
+        let kib = |line: &str| {
+            let (key, value) = line.split_once(':')?;
+            let counts = matches!(key, "VmRSS" | "VmSwap" | "VmPTE");
+            counts.then(|| value.trim().strip_suffix(" kB")?.trim().parse().ok())?
+        };
+        Ok(text.lines().filter_map(kib).map(|kib: u64| kib.saturating_mul(1024)).sum())
+    }
+
+    /// `/proc/PID/oom_score_adj`.
+    pub fn oom_score_adj(&mut self, pid: RawPid) -> Result<i64, Errno> {
+        self.set_path(format_args!("{pid}/oom_score_adj"));
+        let text = std::str::from_utf8(self.read()?).map_err(|_| Errno::EINVAL)?;
+        text.trim().parse().map_err(|_| Errno::EINVAL)
+    }
+
     /// Who traces `tid`, if somebody does and can be seen (`TracerPid`, proc_pid_status(5)).
     pub fn tracer(&mut self, tid: RawPid) -> Option<RawPid> {
         self.set_path(format_args!("{tid}/status"));
@@ -120,6 +195,24 @@ impl Proc {
         let text = self.read().ok()?;
         let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
         std::str::from_utf8(line).ok()?.trim().parse().ok()
+    }
+
+    /// The real and the effective user of `tid`.
+    pub fn uids(&mut self, tid: RawPid) -> Option<(u32, u32)> {
+        self.set_path(format_args!("{tid}/status"));
+        let text = std::str::from_utf8(self.read().ok()?).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        let mut words = line.split_ascii_whitespace().map(|word| word.parse().ok());
+        Some((words.next()??, words.next()??))
+    }
+
+    /// Whether `tid` certainly is in the pid namespace of this `/proc`.
+    pub fn same_pid_namespace(&self, tid: RawPid) -> bool {
+        let of = |who: &str| readlinkat(&self.dir, format!("{who}/ns/pid").as_str());
+        match (of("self"), of(&tid.to_string())) {
+            (Ok(ours), Ok(theirs)) => ours == theirs,
+            _ => false,
+        }
     }
 
     /// Whether the caller has the right to trace `tid`: the kernel asks the same for this file.
@@ -319,6 +412,16 @@ mod tests {
         for text in [&b""[..], b"1", b"1 (x", b"1 (x)", b"1 (x) S", b"1 (x) S 2 3", b"\xff)\xff"] {
             assert_eq!(Stat::parse(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_rollup_is_read_by_its_names() {
+        let text = b"55d0-7fff ---p 00000000 00:00 0   [rollup]\nRss:   1200 kB\nPss:    600 kB\n\
+            Pss_Dirty:  90 kB\nShared_Clean:  800 kB\nPrivate_Clean:  100 kB\n\
+            Private_Dirty:   300 kB\nSwap:    8 kB\nSwapPss:    4 kB\n";
+        let rollup = Rollup { resident: 1200 << 10, proportional: 604 << 10, private: 400 << 10 };
+        assert_eq!(Rollup::parse(text), rollup);
+        assert_eq!(Rollup::parse(b"Rss: lots\n\xff\nPss"), Rollup::default());
     }
 
     /// A list of children that filled the buffer almost was cut in the middle of a number.

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::series::Series;
+
 /// The version of this object; raised when a field changes its meaning or goes away.
 pub const VERSION: u32 = 1;
 
@@ -72,6 +74,8 @@ pub enum Reason {
     /// It failed after the task limit had refused it forks, or had it killed
     /// where forks cannot be refused: the likely cause, see [`PidsMax`].
     PidsMax,
+    /// It was killed for memory, see [`Memory`].
+    MemoryMax,
     /// The timeout.
     Timeout,
     /// It never started.
@@ -109,6 +113,9 @@ pub struct Report {
     pub wall_ns: u64,
     /// CPU time of the whole tree, daemons and exited children included.
     pub cpu: Cpu,
+    /// Memory of the whole tree.
+    #[serde(default)]
+    pub memory: Memory,
     /// Tasks: threads and processes, the command included.
     pub tasks: Tasks,
     /// Forks.
@@ -119,6 +126,9 @@ pub struct Report {
     pub classes: Classes,
     /// What the reader should know before trusting the figures.
     pub warnings: Vec<String>,
+    /// Curves, events and processes over time, if asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<Series>,
 }
 
 /// The command's end in numbers.
@@ -132,11 +142,26 @@ pub struct Exit {
     pub status: i32,
 }
 
-/// What was asked for.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+/// What was asked for, or set last.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Limits {
     /// Tasks; `null` is no limit.
     pub pids_max: Option<u64>,
+    /// Bytes of memory; `null` is no limit.
+    #[serde(default)]
+    pub memory_max: Option<u64>,
+    /// Bytes of memory, to be throttled above; `null` is no limit.
+    #[serde(default)]
+    pub memory_high: Option<u64>,
+    /// CPU time per period; `null` is no limit.
+    #[serde(default)]
+    pub cpu_max: Option<CpuMax>,
+    /// The CPUs, as a list like `0-2,5`; `null` is all.
+    #[serde(default)]
+    pub cpus: Option<String>,
+    /// The weight among siblings; `null` is the default, 100.
+    #[serde(default)]
+    pub cpu_weight: Option<u64>,
     /// Milliseconds; `null` is no timeout.
     pub timeout_ms: Option<u64>,
     /// Milliseconds between SIGTERM and SIGKILL.
@@ -164,6 +189,106 @@ pub struct Cpu {
     pub class: Class,
     /// Why it is not exact.
     pub note: Option<String>,
+    /// Periods of `cpu.max` that ended while the group was in use; `null` if it was never set.
+    #[serde(default)]
+    pub periods: Option<u64>,
+    /// Those of them in which it had to wait.
+    #[serde(default)]
+    pub throttled_periods: Option<u64>,
+    /// How long it waited.
+    #[serde(default)]
+    pub throttled_ns: Option<u64>,
+    /// How well the limit held; `null` without one.
+    #[serde(default)]
+    pub limit_class: Option<Class>,
+}
+
+impl Limits {
+    /// With another's limits on memory and CPU.
+    pub(crate) fn with(self, other: &Limits) -> Limits {
+        Limits {
+            pids_max: self.pids_max,
+            timeout_ms: self.timeout_ms,
+            kill_grace_ms: self.kill_grace_ms,
+            ..other.clone()
+        }
+    }
+}
+
+/// A quota of CPU time per period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuMax {
+    /// Microseconds of CPU time, of all CPUs together …
+    pub quota_us: u64,
+    /// … in so many.
+    pub period_us: u64,
+}
+
+/// How memory was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measure {
+    /// Each shared page once, by parts (PSS), with swap.
+    Pss,
+    /// Resident pages (RSS), shared ones estimated.
+    Rss,
+    /// The kernel's own count.
+    Kernel,
+}
+
+/// Memory of the whole tree.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Memory {
+    /// The most that was in use at one time, as far as it was seen.
+    pub peak_bytes: Option<u64>,
+    /// How that was measured.
+    pub measure: Option<Measure>,
+    /// How far to trust it, and how well the limits held.
+    pub class: Class,
+    /// How often usage was found to have gone over `memory.max`.
+    pub max_hits: Option<u64>,
+    /// How often it was found to have grown over `memory.high`.
+    pub high_hits: Option<u64>,
+    /// By how much `memory.max` was passed, at most; `null` if it never was.
+    pub overshoot_bytes: Option<u64>,
+    /// Processes killed for memory.
+    pub oom_kill_count: Option<u64>,
+    /// The first of them.
+    pub oom_kills: Vec<OomKill>,
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory {
+            peak_bytes: None,
+            measure: None,
+            class: Class::Unknown,
+            max_hits: None,
+            high_hits: None,
+            overshoot_bytes: None,
+            oom_kill_count: None,
+            oom_kills: Vec::new(),
+        }
+    }
+}
+
+/// A process that was killed for memory.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+pub struct OomKill {
+    /// Its pid.
+    pub pid: i32,
+    /// Its command line.
+    pub cmdline: Vec<String>,
+    /// What it used.
+    pub bytes: u64,
+    /// The cgroup that it was in.
+    pub group: String,
+    /// What the group used whose limit was passed.
+    pub usage_bytes: u64,
+    /// That limit.
+    pub limit_bytes: u64,
+    /// When, in milliseconds since the start.
+    pub at_ms: u64,
 }
 
 /// Tasks.
@@ -243,6 +368,7 @@ impl fmt::Display for Summary<'_> {
             (Reason::Timeout, ..) => f.write_str("timed out")?,
             (Reason::ExecFailed, ..) => f.write_str("did not start")?,
             (Reason::SupervisorKilled, ..) => f.write_str("supervisor killed")?,
+            (Reason::MemoryMax, ..) => f.write_str("killed for memory")?,
             (_, Some(code), _) => write!(f, "exited {code}")?,
             (_, _, Some(signal)) => write!(f, "killed by {}", signal_name(signal))?,
             _ => f.write_str("ended")?,
@@ -275,10 +401,49 @@ impl fmt::Display for Summary<'_> {
             let count = if hits == 1 { String::new() } else { format!("{hits} ") };
             write!(f, ", task limit of {place} hit {count}{times}")?;
         }
+        if let Some(peak) = report.memory.peak_bytes {
+            write!(f, ", memory peak {}", Bytes(peak))?;
+        }
+        if let Some(kill) = report.memory.oom_kills.first() {
+            let name = kill.cmdline.first().map_or("?", String::as_str);
+            let name = name.rsplit('/').next().unwrap_or(name);
+            write!(
+                f,
+                ", killed process {} ({name}, {}) for memory: {} used {} of {}",
+                kill.pid,
+                Bytes(kill.bytes),
+                kill.group,
+                Bytes(kill.usage_bytes),
+                Bytes(kill.limit_bytes)
+            )?;
+            if let Some(count @ 2..) = report.memory.oom_kill_count {
+                write!(f, ", and {} more", count - 1)?;
+            }
+        }
+        if let Some(periods @ 1..) = report.cpu.throttled_periods {
+            let all = report.cpu.periods.unwrap_or(periods);
+            write!(f, ", waited for cpu.max in {periods} of {all} periods")?;
+        }
         if report.left_behind.killed > 0 {
             write!(f, ", killed {} left behind", report.left_behind.killed)?;
         }
         Ok(())
+    }
+}
+
+/// With a unit and three digits.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        let (mut value, mut unit) = (self.0 as f64 / 1024.0, 0);
+        while value >= 999.5 && unit < UNITS.len() - 1 {
+            value /= 1024.0;
+            unit += 1;
+        }
+        let digits = if value >= 99.95 { 0 } else { 1 };
+        write!(f, "{value:.digits$} {}", UNITS[unit])
     }
 }
 

@@ -179,6 +179,11 @@ impl Scanner {
         found
     }
 
+    /// Appends the children of the root: what the tree orphaned is there at the latest.
+    pub(crate) fn orphans(&mut self, to: &mut Vec<RawPid>) {
+        let _ = self.proc.children(self.root, self.root, to);
+    }
+
     /// Whether the kernel lists children (CONFIG_PROC_CHILDREN).
     pub fn has_children_files(&self) -> bool {
         self.children_files

@@ -14,8 +14,10 @@
 //! no children means that nothing is left.
 
 mod asked;
+mod cpus;
 mod ending;
 mod exec;
+mod limits;
 mod members;
 mod visitors;
 
@@ -23,7 +25,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::PollTimeout;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::Shutdown;
@@ -43,6 +44,7 @@ use crate::ledger::{GroupId, Ledger};
 use crate::mutant::{self, Mutant};
 use crate::options::{BackendChoice, RunOptions};
 use crate::report::Backend;
+use crate::resources::Resources;
 use crate::sampler::Sampler;
 use crate::scan::Scanner;
 use crate::sys::{self, Fate, RawPid};
@@ -54,6 +56,9 @@ use self::members::Member;
 
 /// Descriptors that must be free for reading `/proc`, taking the listener in and opening the door.
 const SPARE_FDS: usize = 4 + 4;
+
+/// Longer than any run, and not too long for the kernel's timers.
+const LONGEST_WAIT: Duration = Duration::from_secs(1 << 30);
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +99,7 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) sweep: Sweep,
     pub(crate) sampler: Sampler,
     pub(crate) freezer: Freezer,
+    pub(crate) resources: Resources,
     /// Who entered a pid namespace that may not be of the tree.
     pub(crate) entered: Option<RawPid>,
     /// A task limit was set after the start, so that threads do not ask.
@@ -172,7 +178,7 @@ impl<'a> Supervisor<'a> {
         sys::become_subreaper().map_err(|e| HostError::call("cannot become a subreaper", e))?;
 
         let wants_gate = options.backend != BackendChoice::Only(Backend::Reaper);
-        let program = if wants_gate { filter::program(options.limits_tasks()) } else { None };
+        let program = if wants_gate { filter::program(options.asks()) } else { None };
         let gate_or_nothing = options.needs_gate(caller.sigchld_ignored);
         if program.is_none() && gate_or_nothing {
             return Err(no_gate(options, caller, Errno::EOPNOTSUPP));
@@ -227,6 +233,7 @@ impl<'a> Supervisor<'a> {
             ));
         }
         let argv = launch::argv(&options.command)?;
+        let cpus = ledger.chosen_cpus(GroupId::RUN);
         let environment = launch::environment(&options.name);
         let launch = Launch {
             environment: &environment,
@@ -237,6 +244,7 @@ impl<'a> Supervisor<'a> {
             held: ledger.is_freezing(),
             gatekeeper: None,
             own_session: false,
+            cpus: cpus.as_deref(),
         };
         // A keeper has none, and no process has this pid.
         let mut command = 0;
@@ -275,6 +283,7 @@ impl<'a> Supervisor<'a> {
             sweep: Sweep::default(),
             sampler: Sampler::default(),
             freezer: Freezer::default(),
+            resources: Resources::new(options.series, started),
             entered: None,
             late_limit: false,
             phase: Phase::Running { timeout: options.timeout.and_then(|t| started.checked_add(t)) },
@@ -302,8 +311,11 @@ impl<'a> Supervisor<'a> {
     /// What is left to set up once the command exists: from here on a failure must kill it.
     fn watch(&mut self) -> Result<(), HostError> {
         let setup = |e| HostError::call("cannot set up the supervisor", e);
-        if !self.options.keeper && self.ledger.adopt(self.command).is_err() {
-            return Err(setup(Errno::EINVAL));
+        if !self.options.keeper {
+            if self.ledger.adopt(self.command).is_err() {
+                return Err(setup(Errno::EINVAL));
+            }
+            self.resources.add(self.command, &self.ledger);
         }
         if let Some(socket) = self.launch.as_ref().filter(|_| self.ledger.is_freezing()) {
             // Seized and interrupted, it does not come as far as its exec.
@@ -315,7 +327,7 @@ impl<'a> Supervisor<'a> {
         }
         if self.options.backend == BackendChoice::Only(Backend::Reaper) {
             self.without_gate("asked for by --backend reaper".to_owned());
-        } else if filter::program(false).is_none() {
+        } else if filter::program(filter::Ask::default()).is_none() {
             self.without_gate(gate::why_not(Errno::EOPNOTSUPP));
         }
         if self.options.keeper {
@@ -330,6 +342,7 @@ impl<'a> Supervisor<'a> {
 
     fn run(&mut self) {
         while self.phase != Phase::Over {
+            self.hold_limits();
             self.freeze();
             self.on_held();
             // What is not taken stays asked, and can be frozen asking.
@@ -392,8 +405,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Until the next thing that is due, rounded up so that it is due on waking.
-    fn wait_time(&self) -> PollTimeout {
+    /// Until the next thing that is due.
+    fn wait_time(&self) -> Option<Duration> {
         let phase = match self.phase {
             Phase::Running { timeout } => timeout,
             Phase::Terminating { until } => until,
@@ -403,12 +416,9 @@ impl<'a> Supervisor<'a> {
         let others = self.sampler.due().into_iter().chain(self.door_rests);
         let others = others.chain(self.freezer.due());
         let others = others.chain(self.doomed_due.map(|(due, _)| due));
-        let Some(due) = phase.into_iter().chain(others).min() else {
-            return PollTimeout::NONE;
-        };
-        let left = due.saturating_duration_since(Instant::now());
-        let ms = left.as_nanos().div_ceil(1_000_000).min(i32::MAX as u128);
-        PollTimeout::try_from(ms).unwrap_or(PollTimeout::ZERO)
+        let others = others.chain(self.limits_due());
+        let due = phase.into_iter().chain(others).min()?;
+        Some(due.saturating_duration_since(Instant::now()).min(LONGEST_WAIT))
     }
 
     fn on_time(&mut self) {
@@ -508,6 +518,9 @@ impl<'a> Supervisor<'a> {
         match FromCommand::receive(socket.as_fd()) {
             Ok(Some(FromCommand::Listener(listener))) => {
                 self.gates.push(Gate::new(listener));
+                if self.options.asks().affinity {
+                    self.resources.affinity_asks(true);
+                }
             }
             Ok(Some(FromCommand::NoGate(errno))) => {
                 if self.options.needs_gate(self.caller.sigchld_ignored) {
@@ -519,6 +532,8 @@ impl<'a> Supervisor<'a> {
             Ok(Some(FromCommand::ExecFailed(errno))) => self.exec_error = Some(errno),
             Ok(None) => {
                 self.launch = None;
+                // From here on its memory is its own.
+                self.resources.poke();
             }
             Err(errno) => {
                 self.launch = None;
@@ -539,6 +554,7 @@ impl<'a> Supervisor<'a> {
                 census
             }
         };
+        self.resources.census(&census, &self.ledger);
         if self.accounting.is_sampled() {
             self.accounting.sample(&census);
         }

@@ -92,6 +92,8 @@ pub struct Waited {
     /// Its own CPU time and that of every descendant that was waited for below it. Only
     /// meaningful when it ended.
     pub cpu: CpuTime,
+    /// The most memory that one process among these had at once, in KiB; 0 is not known.
+    pub max_rss: u64,
 }
 
 /// Which changes of a child [`wait_child`] reports.
@@ -151,6 +153,7 @@ fn wait4(pid: RawPid, flags: c_int) -> Result<Option<Waited>, Errno> {
         pid: got,
         fate,
         cpu: CpuTime { user: duration(usage.ru_utime), system: duration(usage.ru_stime) },
+        max_rss: u64::try_from(usage.ru_maxrss).unwrap_or(0),
     }))
 }
 
@@ -264,6 +267,8 @@ pub enum Answer {
     Refuse(Errno),
     /// Run it again when the task comes back from what awaits it (ERESTARTNOINTR).
     Restart,
+    /// Let it return 0 without running.
+    Done,
 }
 
 /// Of the kernel alone, and in no header: the call begins anew on the way back to user mode, after
@@ -276,13 +281,13 @@ pub fn notif_send(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> Result<(
         id,
         val: 0,
         error: match answer {
-            Answer::Continue => 0,
+            Answer::Continue | Answer::Done => 0,
             Answer::Refuse(errno) => -(errno as i32),
             Answer::Restart => -ERESTARTNOINTR,
         },
         flags: match answer {
             Answer::Continue => libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
-            Answer::Refuse(_) | Answer::Restart => 0,
+            Answer::Refuse(_) | Answer::Restart | Answer::Done => 0,
         },
     };
     ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut raw)
@@ -524,6 +529,67 @@ pub fn clock_ticks_per_second() -> u64 {
     // SAFETY: no preconditions.
     let hz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     u64::try_from(hz).ok().filter(|&hz| hz > 0).unwrap_or(100)
+}
+
+/// The CPU time that a process has used, all its threads and those that have ended included, in
+/// nanoseconds. A zombie's can be read, and no permission is needed. EINVAL: there is no such process.
+pub(crate) fn cpu_clock(pid: RawPid) -> Result<u64, Errno> {
+    // As clock_getcpuclockid(3) makes it: CPUCLOCK_SCHED of a process.
+    let clock = nix::time::ClockId::from_raw((!pid << 3) | 2);
+    let time = nix::time::clock_gettime(clock)?;
+    let (seconds, nanos) = (time.tv_sec(), time.tv_nsec());
+    Ok(u64::try_from(seconds).unwrap_or(0) * 1_000_000_000 + u64::try_from(nanos).unwrap_or(0))
+}
+
+/// The CPUs that a thread may run on, ascending; 0 is the calling one.
+pub(crate) fn cpus_of(tid: RawPid) -> Result<Vec<u32>, Errno> {
+    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(tid))?;
+    let set = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
+    Ok((0..nix::sched::CpuSet::count()).filter(set).filter_map(|cpu| cpu.try_into().ok()).collect())
+}
+
+/// Lets a thread run on these CPUs alone; 0 is the calling one.
+pub(crate) fn set_cpus_of(tid: RawPid, cpus: impl Iterator<Item = u32>) -> Result<(), Errno> {
+    let mut set = nix::sched::CpuSet::new();
+    for cpu in cpus {
+        // What lies beyond the set's size no task here may run on.
+        let _ = usize::try_from(cpu).map(|cpu| set.set(cpu));
+    }
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(tid), &set)
+}
+
+/// The nice value of a thread.
+pub(crate) fn nice_of(tid: RawPid) -> Result<i32, Errno> {
+    let id = libc::id_t::try_from(tid).map_err(|_| Errno::EINVAL)?;
+    // The library's wrapper can return -1 as a value: errno tells.
+    Errno::clear();
+    // SAFETY: integers only.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, id) };
+    match (nice, Errno::last()) {
+        (-1, errno) if errno != Errno::UnknownErrno => Err(errno),
+        (nice, _) => Ok(nice),
+    }
+}
+
+/// Sets the nice value of a thread. EACCES: it would be lowered, without the right to.
+pub(crate) fn set_nice_of(tid: RawPid, nice: i32) -> Result<(), Errno> {
+    let id = libc::id_t::try_from(tid).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, id, nice) }).map(drop)
+}
+
+/// The most memory that this process ever had, in bytes.
+pub(crate) fn own_max_rss() -> u64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let kib = getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.max_rss());
+    u64::try_from(kib).unwrap_or(0).saturating_mul(1024)
+}
+
+/// The bytes in a page.
+pub(crate) fn page_size() -> u64 {
+    // SAFETY: no preconditions.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).ok().filter(|&size| size > 0).unwrap_or(4096)
 }
 
 /// PTRACE_SEIZE: the calling thread becomes the tracer of `tid`, which notices nothing.

@@ -726,6 +726,172 @@ static int act_undumpable(void) {
     return 0;
 }
 
+/* Memory of this many MiB, there and not only promised. */
+static char *take(long mib) {
+    size_t size = (size_t)mib << 20;
+    char *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) fail("mmap");
+    for (size_t i = 0; i < size; i += 4096) at[i] = 1;
+    return at;
+}
+
+static void read_all(const volatile char *at, long mib) {
+    for (size_t i = 0; i < (size_t)mib << 20; i += 4096) (void)at[i];
+}
+
+/* Grows by this many MiB as fast as it can, and ends. */
+static int act_grow(long mib) {
+    for (long i = 0; i < mib; i++) take(1);
+    say("grown", mib);
+    return 0;
+}
+
+/* Grows by this many MiB with every line on standard input. */
+static int act_grow_by(long mib) {
+    char line[16];
+    say("grown", 0);
+    for (long all = mib; fgets(line, sizeof line, stdin); all += mib) {
+        take(mib);
+        say("grown", all);
+    }
+    return 0;
+}
+
+/* Ten children that share this many MiB with their parent, by fork or by a memfd, and stay. */
+static int act_share(long mib, int by_file) {
+    char *at;
+    int ready[2];
+    if (pipe(ready)) fail("pipe");
+    if (by_file) {
+        int fd = memfd_create("shared", 0);
+        if (fd < 0 || ftruncate(fd, mib << 20)) fail("memfd");
+        at = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (at == MAP_FAILED) fail("mmap");
+        for (size_t i = 0; i < (size_t)mib << 20; i += 4096) at[i] = 1;
+    } else {
+        at = take(mib);
+    }
+    for (int i = 0; i < 10; i++)
+        if (!must_fork()) {
+            read_all(at, mib);
+            if (write(ready[1], "r", 1) != 1) fail("write");
+            stay();
+        }
+    char one;
+    for (int i = 0; i < 10; i++)
+        if (read(ready[0], &one, 1) != 1) fail("read");
+    say("shared", mib);
+    stay();
+    return 0;
+}
+
+/* Children of 20 MiB each, one after the other, until one is killed. */
+static int act_spread(long n) {
+    int ready[2];
+    if (pipe(ready)) fail("pipe");
+    for (long i = 0; i < n; i++) {
+        if (!must_fork()) {
+            take(20);
+            if (write(ready[1], "r", 1) != 1) fail("write");
+            stay();
+        }
+        struct pollfd there = { ready[0], POLLIN, 0 };
+        int status;
+        char one;
+        for (;;) {
+            pid_t dead = waitpid(-1, &status, WNOHANG);
+            if (dead > 0) {
+                say("killed", WIFSIGNALED(status) ? WTERMSIG(status) : -1);
+                return 0;
+            }
+            if (poll(&there, 1, 10) == 1) break;
+        }
+        if (read(ready[0], &one, 1) != 1) fail("read");
+    }
+    say("killed", 0);
+    return 0;
+}
+
+static void set_oom_score_adj(long adj) {
+    FILE *file = fopen("/proc/self/oom_score_adj", "w");
+    if (!file) fail("oom_score_adj");
+    fprintf(file, "%ld", adj);
+    if (fclose(file)) fail("oom_score_adj");
+}
+
+/* Three children: one of 30 MiB, one of 110, and one that grows until one of them is killed. A
+ * positive adj is the first one's oom_score_adj, a negative one the second one's. */
+static int act_choose(long adj) {
+    int ready[2];
+    if (pipe(ready)) fail("pipe");
+    pid_t child[3];
+    for (int i = 0; i < 3; i++) {
+        child[i] = must_fork();
+        if (!child[i]) {
+            if (i == 0 && adj > 0) set_oom_score_adj(adj);
+            if (i == 1 && adj < 0) set_oom_score_adj(adj);
+            if (i < 2) take(i == 0 ? 30 : 110);
+            if (write(ready[1], "r", 1) != 1) fail("write");
+            if (i == 2)
+                for (int mib = 0; mib < 100; mib++) take(1);
+            stay();
+        }
+        char one;
+        if (read(ready[0], &one, 1) != 1) fail("read");
+    }
+    int status;
+    pid_t dead = wait(&status);
+    for (int i = 0; i < 3; i++)
+        if (child[i] == dead) say("killed", i);
+    say("signal", WIFSIGNALED(status) ? WTERMSIG(status) : -1);
+    return 0;
+}
+
+static void *burn_for_ever(void *arg) {
+    for (volatile int i = 0;; i++) {}
+    return arg;
+}
+
+static int act_burn_threads(long n) {
+    pthread_t t;
+    for (long i = 0; i < n; i++)
+        if (pthread_create(&t, NULL, burn_for_ever, NULL)) fail("thread");
+    stay();
+    return 0;
+}
+
+/* A child that burns so many ms, and a parent that asks for its stops. */
+static int act_watch_child(long ms) {
+    pid_t child = must_fork();
+    if (!child) burn(ms), _exit(0);
+    int status, stops = 0;
+    for (;;) {
+        if (waitpid(child, &status, WUNTRACED | WCONTINUED) != child) fail("waitpid");
+        if (WIFEXITED(status)) break;
+        stops++;
+    }
+    say("stops", stops);
+    return WEXITSTATUS(status);
+}
+
+/* Each CPU that it may use, in a line. */
+static void *say_cpus(void *arg) {
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set)) fail("sched_getaffinity");
+    printf("cpus");
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &set)) printf(" %d", cpu);
+    printf("\n");
+    fflush(stdout);
+    return arg;
+}
+
+static int act_cpus_thread(void) {
+    pthread_t t;
+    if (pthread_create(&t, NULL, say_cpus, NULL) || pthread_join(t, NULL)) fail("thread");
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc < 3) return 64;
     const char *what = argv[1];
@@ -761,6 +927,17 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "vfork-wait")) return act_vfork_wait();
     if (!strcmp(what, "exec-threads")) return act_exec_threads(argv);
     if (!strcmp(what, "undumpable")) return act_undumpable();
+    if (!strcmp(what, "burn-threads")) return act_burn_threads(n);
+    if (!strcmp(what, "watch-child")) return act_watch_child(n);
+    if (!strcmp(what, "cpus")) return say_cpus(NULL), 0;
+    if (!strcmp(what, "cpus-thread")) return act_cpus_thread();
+    if (!strcmp(what, "grow")) return act_grow(n);
+    if (!strcmp(what, "grow-undumpable")) return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), act_grow(n);
+    if (!strcmp(what, "grow-by")) return act_grow_by(n);
+    if (!strcmp(what, "share")) return act_share(n, 0);
+    if (!strcmp(what, "share-file")) return act_share(n, 1);
+    if (!strcmp(what, "spread")) return act_spread(n);
+    if (!strcmp(what, "choose")) return act_choose(n);
     if (!strcmp(what, "load")) return act_load(argv[0], argv[2], n);
     return 64;
 }

@@ -4,6 +4,7 @@
 //! command; and they are one line with a hint. One file below this one per group of commands.
 
 mod group;
+mod limits;
 mod live;
 mod manual;
 mod run;

@@ -264,6 +264,12 @@ impl CpuCss {
         self.bandwidth.lock().next_tick()
     }
 
+    /// How much time may still be run in this period. `None` without a limit.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        self.bandwidth.lock().left().map(Duration::from_nanos)
+    }
+
     /// Whether this very css has used up its quota.
     #[must_use]
     pub fn is_throttled(&self) -> bool {

@@ -17,7 +17,26 @@ use crate::door::CHUNK;
 use crate::sys::RawPid;
 
 /// Files of the core that nothing here acts upon.
-pub(super) const NOT_ENFORCED: [&str; 3] = ["cgroup.type", "cpu.stat", "cpu.stat.local"];
+pub(super) const NOT_ENFORCED: [&str; 17] = [
+    "cgroup.type",
+    // Nothing here reclaims, and swap is counted with memory.
+    "memory.low",
+    "memory.min",
+    "memory.reclaim",
+    "memory.swap.current",
+    "memory.swap.events",
+    "memory.swap.high",
+    "memory.swap.max",
+    "memory.swap.peak",
+    "cpu.idle",
+    "cpu.stat.local",
+    "cpu.weight.nice",
+    "cpuset.cpus.exclusive",
+    "cpuset.cpus.exclusive.effective",
+    "cpuset.mems",
+    "cpuset.mems.effective",
+    "memory.events.local",
+];
 
 /// Files that take what to move.
 const MOVES_TASKS: [&str; 2] = ["cgroup.procs", "cgroup.threads"];
@@ -74,7 +93,9 @@ impl Ledger {
         }
         let controls = file == "cgroup.subtree_control";
         self.fx.set_now(self.now());
-        let file = self.open(path, file, OpenFlags::WRITE)?;
+        // Whoever lowers a limit does not wait: the next sample brings the usage down.
+        let flags = OpenFlags { nonblock: true, ..OpenFlags::WRITE };
+        let file = self.open(path, file, flags)?;
         let cred = Cred::root();
         let caller = Caller { cred: &cred, tasks: &Names::of(&self.known) };
         let written = made(&self.tree, &self.hierarchy).write(&file, value, caller, &mut self.fx);

@@ -453,6 +453,11 @@ impl Ledger {
         self.reapers.insert(reaper.0, id);
     }
 
+    /// Who reaps the group.
+    pub fn reaper_of(&self, id: GroupId) -> Option<RawPid> {
+        self.groups.get(id.0)?.as_ref()?.reaper.map(|(pid, _)| pid)
+    }
+
     /// Whether somebody reaps the group.
     pub fn has_reaper(&self, id: GroupId) -> bool {
         self.group(id).reaper.is_some()

@@ -77,7 +77,7 @@ impl Ledger {
     }
 
     /// A short file, if the cgroup has it.
-    fn whole(&self, cgroup: &Arc<Cgroup>, file: &str) -> Option<String> {
+    pub(crate) fn whole(&self, cgroup: &Arc<Cgroup>, file: &str) -> Option<String> {
         if NOT_ENFORCED.contains(&file) {
             return None;
         }

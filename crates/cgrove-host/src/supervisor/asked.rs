@@ -69,6 +69,9 @@ impl Supervisor<'_> {
                     );
                 }
             }
+            Ok(Some(Asked::Affinity { id, tid, target, len, address })) => {
+                self.on_affinity(at, id, tid, target, len, address);
+            }
             Ok(Some(Asked::Other { id })) => {
                 gate.allow(id);
             }
@@ -159,11 +162,13 @@ impl Supervisor<'_> {
                 if gate.allow(id) {
                     self.ledger.forked(tid, fork);
                     self.sampler.forked();
+                    self.resources.forked(tid);
                 }
             }
             Err(errno) => {
                 self.refused += 1;
                 gate.refuse(id, Errno::from_raw(errno.code()));
+                self.note("pids.max", "a fork was refused");
             }
         }
     }

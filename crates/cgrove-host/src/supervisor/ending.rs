@@ -24,6 +24,7 @@ const REAPERS_TIME: Duration = Duration::from_secs(1);
 impl Supervisor<'_> {
     pub(super) fn time_out(&mut self, now: Instant) {
         self.timed_out = true;
+        self.note("timeout", "--timeout is over");
         self.continue_front();
         if self.options.kill_grace.is_zero() {
             self.kill();
@@ -69,6 +70,7 @@ impl Supervisor<'_> {
             self.ledger.kill();
         }
         if !matches!(self.phase, Phase::Killing { .. }) {
+            self.note("kill", "everything that is left");
             self.continue_front();
         }
         // Whoever the core wants dead is among those the sweep finds.
@@ -117,6 +119,7 @@ impl Supervisor<'_> {
             match waited.fate {
                 Fate::Exited(_) | Fate::Signaled(_) => {
                     self.accounting.collected(&waited);
+                    self.collected(&waited);
                     self.ledger.reaped(waited.pid);
                     if self.scanner.is_spared(waited.pid) {
                         self.scanner.spare(waited.pid, false);
@@ -175,10 +178,11 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn finish(mut self) -> Result<crate::report::Report, HostError> {
+        let figures = self.limit_figures();
         self.ledger.close();
         match self.failure.take() {
             Some(error) => Err(error),
-            None => Ok(conclude::report(self)),
+            None => Ok(conclude::report(self, figures)),
         }
     }
 }

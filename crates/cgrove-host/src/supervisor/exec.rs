@@ -113,7 +113,14 @@ impl Supervisor<'_> {
             // Its reaper is told why it did not execute.
             Ok(Some(FromCommand::ExecFailed(_))) => return,
             Ok(Some(FromCommand::NoGate(_))) if self.backend == Backend::Reaper => return,
-            Ok(None) => {}
+            Ok(None) => {
+                // It executes: nobody asked for its fork, so nobody else looks for it.
+                if let Some(reaper) = self.ledger.reaper_of(group) {
+                    self.resources.forked(reaper);
+                    self.resources.poke();
+                }
+                self.sampler.forked();
+            }
             Ok(Some(FromCommand::NoGate(_))) | Err(_) => {
                 // Its forks would not be counted.
                 if self.ledger.exists(group) {
@@ -126,7 +133,7 @@ impl Supervisor<'_> {
 
     /// Whether a group's threads ask: those of a command of `exec` always do.
     pub(super) fn gates_threads(&self) -> bool {
-        self.backend == Backend::Gate && filter::program(true).is_some()
+        self.backend == Backend::Gate && filter::program(filter::Ask::default()).is_some()
     }
 
     pub(super) fn make(&mut self, at: &str, entry: &Entry, pid: RawPid) -> Result<Vec<u8>, Errno> {

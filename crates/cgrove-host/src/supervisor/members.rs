@@ -144,6 +144,7 @@ impl Supervisor<'_> {
             backend: self.backend,
             backend_reason: self.backend_reason.clone(),
             threads_ask: self.threads_ask(),
+            cpus: self.ledger.chosen_cpus(id),
         }
     }
 
@@ -180,11 +181,14 @@ impl Supervisor<'_> {
     fn take_leave(&mut self, id: GroupId) -> Result<Vec<u8>, Errno> {
         let member = self.members.iter().position(|member| member.group == id);
         let member = member.map(|at| self.members.remove(at));
+        // Who was collected below its reaper is not known here otherwise.
+        self.look_at_limits();
         let left = Left {
             figures: self.ledger.figures(id),
             cpu_note: member.as_ref().and_then(|member| member.note.clone()),
             freeze: self.freezer.held().0,
             late_limit: member.is_some_and(|member| member.late_limit),
+            used: self.resources.of_group(self.ledger.cgroup(id), &self.ledger),
         };
         self.ledger.remove(id)?;
         self.forget_members();

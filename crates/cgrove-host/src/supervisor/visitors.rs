@@ -61,6 +61,7 @@ impl Supervisor<'_> {
         if let Err(errno) = may.and_then(|_| self.ledger.freeze(path, freeze)) {
             return Some(Err(errno));
         }
+        self.note(if freeze { "freeze" } else { "thaw" }, "asked for from outside");
         self.freeze();
         if !freeze {
             return Some(Ok(Vec::new()));
@@ -85,6 +86,7 @@ impl Supervisor<'_> {
             Backend::Gate => drop(self.ledger.reconcile(&mut self.scanner)),
             Backend::Reaper => self.sample(),
         }
+        self.look_for(request);
         self.freeze();
         match request {
             Request::Enter(entry) => self.enter(entry, pid),
@@ -129,6 +131,7 @@ impl Supervisor<'_> {
             Request::Set { path, file, value } => {
                 let id = self.reachable(path, from)?;
                 let killed = self.ledger.set(path, file, value)?;
+                self.limit_set(path, file, value);
                 if file == "pids.max" && !self.threads_ask() {
                     self.late_limit |= id == GroupId::RUN;
                     let member = self.members.iter_mut().find(|member| member.group == id);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use cgrove_host::options::RunOptions;
 use clap::Subcommand;
 
+use super::limits::LimitArgs;
 use super::run::{BackendArg, RunArgs, SCREEN};
 use super::values::{self, PidsMax};
 use crate::group::Group;
@@ -19,6 +20,8 @@ pub(super) enum GroupCommand {
         /// At most N tasks at a time, in all that is in it
         #[arg(long, value_name = "N|max", value_parser = values::pids_max)]
         pids_max: Option<PidsMax>,
+        #[command(flatten)]
+        limits: LimitArgs,
         /// Write a file of its cgroup first: pids.max=64
         #[arg(long, value_name = "FILE=VALUE", value_parser = values::setting)]
         set: Vec<(String, String)>,
@@ -70,13 +73,15 @@ fn place(path: &str) -> Result<Place, String> {
 impl GroupCommand {
     pub(super) fn resolve(self) -> Group {
         match self {
-            GroupCommand::Create { path, pids_max, set, backend } => {
+            GroupCommand::Create { path, pids_max, limits, set, backend } => {
                 let options = RunOptions {
                     command: Vec::new(),
                     named: true,
                     name: path.name,
                     pids_max: pids_max.and_then(|PidsMax(max)| max),
-                    set,
+                    set: limits.settings().into_iter().chain(set).collect(),
+                    series: false,
+                    on_high: None,
                     timeout: None,
                     kill_grace: Duration::ZERO,
                     backend: backend.choice(),

@@ -12,6 +12,7 @@ use cgrove_host::options::{BackendChoice, Requirement, RunOptions};
 use cgrove_host::report::Backend;
 use clap::{Args, ValueEnum};
 
+use super::limits::LimitArgs;
 use super::values::{self, PidsMax};
 use crate::watch::{self, Address};
 
@@ -38,10 +39,14 @@ Usage: cgrove run [OPTIONS] [--] COMMAND [ARG]...
 Run a command under limits, account for all it starts, and leave nothing behind.
 
 Limits   --pids-max N          at most N tasks (processes and threads) at a time
+         --memory-max SIZE     kill for memory over SIZE: 200M, 2G
+         --memory-high SIZE    slow down over SIZE, and run --on-high COMMAND
+         --cpu-max 150%        of one CPU, or QUOTA/PERIOD in us; --cpu-weight N
+         --cpus LIST           run on these CPUs: 0-2,5
          --timeout TIME        end it all after TIME: 90, 1.5s, 10m
          --kill-grace TIME     from SIGTERM to SIGKILL [2s]; 0 kills at once
          --set FILE=VALUE      write a file of its cgroup first: pids.max=64
-Outcome  --json FILE           write the report as JSON; - is standard output
+Outcome  --json FILE           write the report as JSON; --series: with curves
          --quiet, --verbose    say nothing at the end; say more
          --progress            meanwhile, a line at the foot of the terminal
          --metrics[=ADDR]      meanwhile, OpenMetrics: PORT, PATH or unix [unix]
@@ -61,6 +66,9 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "N|max", value_parser = values::pids_max, help_heading = "Limits")]
     pids_max: Option<PidsMax>,
 
+    #[command(flatten)]
+    limits: LimitArgs,
+
     /// End the whole tree after this long (90, 1.5s, 10m): SIGTERM first, SIGKILL later
     #[arg(long, value_name = "DURATION", value_parser = values::timeout, help_heading = "Limits")]
     timeout: Option<Duration>,
@@ -74,6 +82,16 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE=VALUE", value_parser = values::setting,
         help_heading = "Limits")]
     set: Vec<(String, String)>,
+
+    /// Keep curves, events and processes over time for the JSON report
+    #[arg(long, help_heading = "Outcome")]
+    series: bool,
+
+    /// Run this shell command whenever memory goes over memory.high; CGROVE_EVENT, CGROVE_GROUP,
+    /// CGROVE_USAGE and CGROVE_LIMIT tell it more
+    #[arg(long, value_name = "COMMAND", value_hint = clap::ValueHint::CommandString,
+        help_heading = "Limits")]
+    on_high: Option<OsString>,
 
     /// Write the report as JSON; - is standard output
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath,
@@ -112,8 +130,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_enum, default_value_t = BackendArg::Auto, help_heading = "Holding the tree")]
     backend: BackendArg,
 
-    /// Refuse to start unless this holds: a comma list of pids, cpu, kill (each also as =exact or
-    /// =sampled) and gate
+    /// Refuse to start unless this holds: a comma list of pids, cpu, kill, memory, cpu-max
+    /// (each also as =exact or =sampled) and gate
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = values::requirement,
         help_heading = "Holding the tree")]
     require: Vec<Requirement>,
@@ -153,7 +171,9 @@ impl RunArgs {
                 named: self.name.is_some() || self.progress || self.metrics.is_some(),
                 name: self.name.unwrap_or_else(|| format!("run-{}", std::process::id())),
                 pids_max: self.pids_max.and_then(|PidsMax(max)| max),
-                set: self.set,
+                set: self.limits.settings().into_iter().chain(self.set).collect(),
+                series: self.series,
+                on_high: self.on_high,
                 timeout: self.timeout,
                 kill_grace: self.kill_grace,
                 backend: self.backend.choice(),

@@ -22,6 +22,12 @@ beyond fails with EAGAIN, as in Linux; nobody is killed for it. What has ended
 counts until its parent has collected it. The number can be changed while the
 command runs: `cgrove set NAME pids.max 20`.
 
+--memory-max SIZE holds memory by looking: no more often than the room that is
+left calls for, and with all that run brought to a halt and measured exactly
+before anyone is killed. Whom it hits, the kernel's OOM rules say. Over
+--memory-high whoever grows is slowed down instead. --cpu-max halts the tree
+when its time in a period is used up. Nobody inside can see a halt.
+
 --timeout ends the tree: SIGTERM to everyone, SIGKILL after --kill-grace.
 
 When the command ends, whatever it has left running is killed at once, unless
@@ -62,8 +68,8 @@ names those; --quiet drops the line.
 a field changes its meaning or goes away. A figure that is not known is null.
 Its fields are described in docs/REPORT.md.
 
-`reason` is one of exited, signaled, timeout, pids-max, exec-failed and
-supervisor-killed.
+`reason` is one of exited, signaled, timeout, pids-max, memory-max, exec-failed
+and supervisor-killed.
 ",
     },
     Topic {

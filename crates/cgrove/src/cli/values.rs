@@ -72,7 +72,7 @@ pub(super) fn requirement(text: &str) -> Result<Requirement, String> {
     }
     let feature = Feature::ALL.iter().find(|(known, _)| *known == name).map(|(_, f)| *f);
     let Some(feature) = feature else {
-        return Err("known are pids, cpu, kill and gate".to_owned());
+        return Err("known are pids, cpu, kill, memory, cpu-max and gate".to_owned());
     };
     let class = match class {
         None => Class::Sampled,

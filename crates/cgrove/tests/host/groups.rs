@@ -41,6 +41,9 @@ crate::tests![
     a_frozen_fork_goes_on_after_the_thaw,
     nobody_holds_a_keeper_up["perl"],
     ctrl_c_reaches_the_command["setsid", "stty"],
+    who_is_over_its_memory_dies_alone,
+    memory_is_charged_to_all_groups_around,
+    a_share_of_cpu_time_is_the_groups_own,
 ];
 
 /// A group that lasts for a test.
@@ -723,5 +726,66 @@ fn ctrl_c_reaches_the_command(place: Place) {
         terminal.expect("caught");
         assert_eq!(terminal.status(), Some(4));
     }
+    keeper.remove(&[]);
+}
+
+const MIB: u64 = 1 << 20;
+
+fn who_is_over_its_memory_dies_alone(place: Place) {
+    let keeper = Keeper::new(place, &["--memory-max", "400M"]);
+    let sibling = keeper.exec().script("ACTS grow MARK 40; echo ready; sleep 1000; : MARK");
+    let sibling = sibling.start();
+    sibling.said("ready");
+    let ended = keeper.exec().options(&["--memory-max", "100M"]).acts("grow", 4000).end();
+    let report = ended.report();
+    assert_eq!((ended.status, report.reason), (137, Reason::MemoryMax), "{ended:?}");
+    assert_eq!(report.limits.memory_max, Some(100 * MIB));
+    assert_eq!(report.memory.class, Class::Sampled, "{ended:?}");
+    let [killed] = &report.memory.oom_kills[..] else { panic!("{ended:?}") };
+    assert_eq!(
+        (killed.group.as_str(), killed.limit_bytes),
+        (&*format!("/{}", report.name), 100 * MIB)
+    );
+    assert!(report.memory.peak_bytes.unwrap() > 100 * MIB, "{ended:?}");
+    sibling.signal(libc::SIGTERM);
+    let ended = sibling.end();
+    assert_eq!(ended.report().exit.signal, Some(libc::SIGTERM), "{ended:?}");
+    assert_eq!(ended.report().exit.signal, Some(libc::SIGTERM), "{ended:?}");
+    assert_eq!(ended.report().memory.oom_kill_count, Some(0), "{ended:?}");
+    let events = answer(place, &["get", &keeper.name, "memory.events"]);
+    assert!(events.contains("oom_kill 1\n"), "{events}");
+    keeper.remove(&[]);
+}
+
+fn memory_is_charged_to_all_groups_around(place: Place) {
+    let path = fresh_path("inner");
+    let script = format!(
+        "RUN --name inner --json {} -- ACTS grow MARK 4000; echo inner $?; : MARK",
+        path.display()
+    );
+    let ended = run(place).options(&["--memory-max", "100M"]).script(&fill(&script)).end();
+    assert_eq!((ended.status, ended.out.as_str()), (0, "inner 137\n"), "{ended:?}");
+    let (inner, outer) = (report_in(&path), ended.report());
+    assert_eq!((inner.reason, inner.limits.memory_max), (Reason::MemoryMax, None), "{inner:?}");
+    let [killed] = &outer.memory.oom_kills[..] else { panic!("{ended:?}") };
+    assert_eq!(
+        (killed.group.as_str(), killed.limit_bytes),
+        (&*format!("/{}", inner.name), 100 * MIB)
+    );
+    assert_eq!(inner.memory.oom_kills[0].pid, killed.pid);
+}
+
+fn a_share_of_cpu_time_is_the_groups_own(place: Place) {
+    let keeper = Keeper::new(place, &[]);
+    let options = ["--cpu-max", "20%", "--timeout", "1s", "--kill-grace", "0"];
+    let ended = keeper.exec().options(&options).script("while :; do :; done; : MARK").end();
+    let report = ended.report();
+    assert_eq!(report.reason, Reason::Timeout, "{ended:?}");
+    // A fifth of eleven periods, and what a slow machine needs to notice.
+    let used = (report.cpu.user_ns + report.cpu.system_ns) / 1_000_000;
+    assert!(used < 450, "{used} ms: {ended:?}");
+    assert!(report.cpu.throttled_periods.unwrap() > 3, "{ended:?}");
+    let cpu = report.limits.cpu_max.unwrap();
+    assert_eq!((cpu.quota_us, cpu.period_us), (20_000, 100_000));
     keeper.remove(&[]);
 }

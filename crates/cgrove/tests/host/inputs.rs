@@ -36,7 +36,7 @@ fn misuse_is_one_line_and_125(place: Place) {
         &["run", "--kill-grace", "2 weekz", "--", "true"],
         &["run", "--name", "a/b", "--", "true"],
         &["run", "--backend", "kernel9", "--", "true"],
-        &["run", "--require", "memory", "--", "true"],
+        &["run", "--require", "luck", "--", "true"],
         &["run", "--no-such-option", "--", "true"],
         &["walk", "--", "true"],
         &[],

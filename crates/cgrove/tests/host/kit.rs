@@ -313,6 +313,11 @@ impl Drop for Running {
     }
 }
 
+/// Waits for something that is no run's.
+pub fn until<T>(what: &str, done: impl FnMut() -> Option<T>) -> T {
+    watch::until(what, PATIENCE, done)
+}
+
 /// A run that is over.
 #[derive(Debug)]
 pub struct Ended {

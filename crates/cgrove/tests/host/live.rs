@@ -97,7 +97,7 @@ fn files_are_set_before_the_start(place: Place) {
     for (setting, why) in [
         ("pids.max=many", "EINVAL"),
         ("pids.nonsense=1", "ENOENT"),
-        ("memory.max=2G", "ENOENT"),
+        ("memory.low=2G", "ENOENT"),
         ("cgroup.events=1", "EINVAL"),
     ] {
         let ended = run(place).options(&["--set", setting]).script("echo never; : MARK").end();

@@ -6,6 +6,7 @@
 //!
 //!     cargo test -p cgrove --test host -- NAME
 
+mod cpu;
 mod faults;
 mod freeze;
 mod groups;
@@ -14,6 +15,7 @@ mod inputs;
 mod kit;
 mod limits;
 mod live;
+mod memory;
 mod odd;
 mod outcome;
 mod python;
@@ -62,6 +64,7 @@ macro_rules! tests {
 use tests;
 
 const MODULES: &[(&str, &[Test])] = &[
+    ("cpu", cpu::TESTS),
     ("faults", faults::TESTS),
     ("freeze", freeze::TESTS),
     ("groups", groups::TESTS),
@@ -69,6 +72,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("inputs", inputs::TESTS),
     ("limits", limits::TESTS),
     ("live", live::TESTS),
+    ("memory", memory::TESTS),
     ("odd", odd::TESTS),
     ("outcome", outcome::TESTS),
     ("python", python::TESTS),

@@ -119,6 +119,10 @@ impl Bandwidth {
         self.throttled_since.is_some()
     }
 
+    pub(super) fn left(&self) -> Option<u64> {
+        self.quota.map(|_| if self.is_throttled() { 0 } else { self.pool })
+    }
+
     pub(super) fn next_tick(&self) -> Option<Time> {
         self.active.then_some(self.expires)
     }
@@ -284,8 +288,11 @@ mod tests {
     #[test]
     fn a_group_is_throttled_when_the_pool_is_empty_until_the_period_ends() {
         let mut b = limited(20, 0);
+        assert_eq!((Bandwidth::new().left(), b.left()), (None, Some(20 * MS)));
         assert_eq!(b.consume(19 * MS, at(30)), Change::None);
+        assert_eq!(b.left(), Some(MS));
         assert_eq!(b.consume(MS, at(40)), Change::Throttled);
+        assert_eq!(b.left(), Some(0));
         assert_eq!(b.next_tick(), Some(at(100)));
         assert_eq!(b.tick(at(99)), Change::None);
         assert_eq!(b.tick(at(100)), Change::Unthrottled);

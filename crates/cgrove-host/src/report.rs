@@ -432,7 +432,7 @@ impl fmt::Display for Summary<'_> {
 }
 
 /// With a unit and three digits.
-struct Bytes(u64);
+pub(crate) struct Bytes(pub(crate) u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -21,6 +21,8 @@ fn main() -> Result<(), Error> {
         .command(program)
         .args(words)
         .pids_max(64)
+        .memory_max(1 << 30)
+        .cpu_max(2.0)
         .timeout(Duration::from_secs(20))
         .kill_grace(Duration::from_secs(1));
     match tool.output() {
@@ -30,6 +32,7 @@ fn main() -> Result<(), Error> {
                 Reason::Exited => format!("exited with status {}", report.exit.status),
                 Reason::Timeout => "took longer than 20 seconds and was ended".to_owned(),
                 Reason::PidsMax => "wanted more than 64 processes and threads at a time".to_owned(),
+                Reason::MemoryMax => "needed more than 1 GiB of memory and was killed".to_owned(),
                 Reason::ExecFailed => "could not be started: is it installed?".to_owned(),
                 _ => report.summary().to_string(),
             };

@@ -13,6 +13,7 @@ mod group;
 mod json;
 mod live;
 mod manual;
+mod page;
 mod run;
 mod say;
 mod stream;

@@ -9,6 +9,7 @@ use cgrove_host::report::{Backend, Reason, Report};
 
 use crate::cli::Run;
 use crate::json::Sink;
+use crate::page::Page;
 use crate::watch::Watcher;
 use crate::{say, stream};
 
@@ -31,6 +32,10 @@ fn perform(
         Ok(sink) => sink,
         Err(error) => return say::failed(&error),
     };
+    let page = match run.report.as_deref().map(Page::prepare).transpose() {
+        Ok(page) => page,
+        Err(error) => return say::failed(&error),
+    };
     let watcher = match Watcher::start(run) {
         Ok(watcher) => watcher,
         Err(error) => return say::failed(&error),
@@ -42,14 +47,19 @@ fn perform(
     if let Some(watcher) = watcher {
         watcher.end();
     }
-    let report = match outcome {
+    let mut report = match outcome {
         Ok(report) => report,
         Err(error) => return say::failed(&error),
     };
     tell(run, &report);
-    match sink.map(|sink| sink.write(&report)) {
-        Some(Err(error)) => say::failed(&error),
-        _ => report.exit.status,
+    let written = page.map_or(Ok(()), |page| page.write(&report));
+    if !run.series {
+        report.series = None;
+    }
+    let written = sink.map_or(Ok(()), |sink| sink.write(&report)).and(written);
+    match written {
+        Err(error) => say::failed(&error),
+        Ok(()) => report.exit.status,
     }
 }
 

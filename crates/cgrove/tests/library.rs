@@ -59,6 +59,19 @@ fn output_and_report_come_together() {
 }
 
 #[test]
+fn limits_are_those_of_the_command_line() {
+    let hungry = "my @a; push @a, 'x' x (8 << 20) while 1";
+    let command = supervisor().command("perl").args(["-e", hungry]).memory_max(60 << 20);
+    let command = command.memory_high(1 << 40).cpu_max(1.5).timeout(PATIENCE);
+    let report = command.output().unwrap().report;
+    assert_eq!((report.reason, report.exit.status), (Reason::MemoryMax, 137), "{report:?}");
+    let limits = report.limits;
+    assert_eq!((limits.memory_max, limits.memory_high), (Some(60 << 20), Some(1 << 40)));
+    assert_eq!(limits.cpu_max.map(|it| (it.quota_us, it.period_us)), Some((150_000, 100_000)));
+    assert_eq!(limits.timeout_ms, Some(30_000));
+}
+
+#[test]
 fn settings_reach_the_command() {
     let command = supervisor().command("sh").args(["-c", "pwd; echo $A$B; cat"]);
     let mut run = command

@@ -33,7 +33,7 @@ use super::processes::{Anchor, Processes};
 use super::{Around, oom};
 use crate::kill;
 use crate::mutant::{self, Mutant};
-use crate::report::{Measure, OomKill, nanos};
+use crate::report::{Bytes, Measure, OomKill, nanos};
 use crate::sys::RawPid;
 
 /// The most memory that one CPU fills in a second, faults and all.
@@ -366,7 +366,7 @@ impl Memory {
     ) {
         let domain = Arc::clone(&level.css);
         around.ledger.report(|fx| domain.event(MemoryEvent::Oom, fx));
-        around.event(&level.cgroup, "memory.max", format!("{usage} bytes, max is {max}"));
+        around.event(&level.cgroup, "memory.max", format!("{} of {}", Bytes(usage), Bytes(max)));
         let victims = oom::victims(&level.cgroup, &domain, max, processes, around);
         let mut dying = Vec::new();
         let mut named: Vec<(RawPid, u64, Vec<String>)> = Vec::new();
@@ -384,7 +384,7 @@ impl Memory {
             }
             let bytes = process.anchor.map_or(process.resident, |anchor| anchor.proportional);
             let group = process.group.path();
-            let detail = format!("process {pid} ({}) of {bytes} bytes", cmdline.join(" "));
+            let detail = format!("process {pid} ({}) of {}", cmdline.join(" "), Bytes(bytes));
             around.event(&level.cgroup, "oom-kill", detail);
             self.kill_count += 1;
             if self.kills.len() < MAX_LISTED {

@@ -22,6 +22,10 @@ pub struct Run {
     pub options: RunOptions,
     /// Where the report goes.
     pub json: Option<PathBuf>,
+    /// Curves, events and processes are wanted in it.
+    pub series: bool,
+    /// Where the report goes as a page.
+    pub report: Option<PathBuf>,
     /// No summary line.
     pub quiet: bool,
     /// Say more.
@@ -43,10 +47,10 @@ Limits   --pids-max N          at most N tasks (processes and threads) at a time
          --memory-high SIZE    slow down over SIZE, and run --on-high COMMAND
          --cpu-max 150%        of one CPU, or QUOTA/PERIOD in us; --cpu-weight N
          --cpus LIST           run on these CPUs: 0-2,5
-         --timeout TIME        end it all after TIME: 90, 1.5s, 10m
-         --kill-grace TIME     from SIGTERM to SIGKILL [2s]; 0 kills at once
+         --timeout TIME        end it after 90, 1.5s, 10m; --kill-grace T [2s]
          --set FILE=VALUE      write a file of its cgroup first: pids.max=64
 Outcome  --json FILE           write the report as JSON; --series: with curves
+         --report FILE.html    write it as a page: curves, events, processes
          --quiet, --verbose    say nothing at the end; say more
          --progress            meanwhile, a line at the foot of the terminal
          --metrics[=ADDR]      meanwhile, OpenMetrics: PORT, PATH or unix [unix]
@@ -97,6 +101,11 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath,
         help_heading = "Outcome")]
     json: Option<PathBuf>,
+
+    /// Write the report as one HTML page: curves over time, events, every process
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath,
+        help_heading = "Outcome")]
+    report: Option<PathBuf>,
 
     /// No summary line
     #[arg(long, conflicts_with = "verbose", help_heading = "Outcome")]
@@ -172,7 +181,7 @@ impl RunArgs {
                 name: self.name.unwrap_or_else(|| format!("run-{}", std::process::id())),
                 pids_max: self.pids_max.and_then(|PidsMax(max)| max),
                 set: self.limits.settings().into_iter().chain(self.set).collect(),
-                series: self.series,
+                series: self.series || self.report.is_some(),
                 on_high: self.on_high,
                 timeout: self.timeout,
                 kill_grace: self.kill_grace,
@@ -182,6 +191,8 @@ impl RunArgs {
                 keeper: false,
             },
             json: self.json,
+            series: self.series,
+            report: self.report,
             quiet: self.quiet,
             verbose: self.verbose,
             progress: self.progress,

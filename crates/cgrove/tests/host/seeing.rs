@@ -5,12 +5,13 @@ use std::process::Command;
 use cgrove_testkit::pty::Terminal;
 use cgrove_testkit::watch;
 
-use crate::kit::{PATIENCE, Place, Running, kit, run};
+use crate::kit::{PATIENCE, Place, Running, fresh_path, kit, run};
 
 crate::tests![
     top_acts_on_a_run["setsid", "stty"],
     top_gives_the_terminal_back["setsid", "stty"],
     one_picture_needs_no_terminal,
+    a_run_becomes_a_page,
 ];
 
 const LEAVE: &str = "\x1b[?1049l";
@@ -90,4 +91,24 @@ fn one_picture_needs_no_terminal(place: Place) {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--once"), "{refused:?}");
     running.signal(libc::SIGTERM);
     running.vanish();
+}
+
+fn a_run_becomes_a_page(place: Place) {
+    let page = fresh_path("page");
+    let path = page.to_str().expect("a path").to_owned();
+    let script = "ACTS grow MARK 30; sleep 0.3; echo '<script>'; : MARK";
+    let options = ["--report", &path, "--memory-max", "500M"];
+    let ended = run(place).options(&options).script(script).end();
+    // The curves are the page's alone unless asked for.
+    assert!(ended.status == 0 && ended.report().series.is_none(), "{ended:?}");
+    let text = std::fs::read_to_string(&page).expect("the page");
+    for part in ["<svg", "Memory", "memory.max 500", "sleep 0.3", "exited 0"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("<script"), "{text}");
+    // What cannot be written is refused before anything runs.
+    let ended =
+        run(place).options(&["--report", "/proc/no.html"]).script("echo never; : MARK").end();
+    assert_eq!((ended.status, ended.out.as_str()), (125, ""), "{ended:?}");
+    assert!(ended.only_line().contains("--report"), "{ended:?}");
 }

@@ -148,7 +148,14 @@ pub(crate) fn nested(mut run: Reaper<'_>, left: Option<Left>) -> Report {
     let gated = entered.backend == Backend::Gate;
     let known = if gated { Class::Exact } else { Class::Sampled };
     let mut warnings = Vec::new();
-    if run.is_alone() {
+    let nothing = Exit { code: None, signal: None, status: FAILED };
+    if let Some(errno) = run.gave_up {
+        // A supervisor that is gone does not take the gate over; else it could not be had.
+        let gone = matches!(errno, Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN);
+        reason = if gone { Reason::SupervisorKilled } else { Reason::ExecFailed };
+        exit = nothing;
+        warnings.push(format!("the command was not started: {} ({errno:?})", errno.desc()));
+    } else if run.is_alone() {
         (reason, exit) = (Reason::SupervisorKilled, Exit { status: FAILED, ..exit });
         warnings.push("the run around was killed, and this one with it".to_owned());
     } else if left.is_none() {
@@ -198,7 +205,7 @@ pub(crate) fn nested(mut run: Reaper<'_>, left: Option<Left>) -> Report {
         backend_reason: entered.backend_reason,
         exit,
         reason,
-        exec_error: run.exec_error.map(|errno| format!("{errno:?}")),
+        exec_error: run.exec_error.or(run.gave_up).map(|errno| format!("{errno:?}")),
         limits: Limits {
             pids_max: figures.map_or(run.options.pids_max, |figures| figures.limit),
             ..limits(run.options).with(&used.limits)

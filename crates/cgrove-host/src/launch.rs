@@ -140,10 +140,16 @@ fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
             Ok(listener) => FromCommand::Listener(listener),
             Err(errno) => FromCommand::NoGate(errno),
         };
-        let refused = matches!(installed, FromCommand::NoGate(_));
+        let refusal = match installed {
+            FromCommand::NoGate(errno) => Some(errno),
+            _ => None,
+        };
         // Without the listener in the supervisor's hands every fork would fail: give up.
         let to = launch.gatekeeper.unwrap_or(report.as_fd());
-        if installed.send(to).is_err() || (refused && launch.gate_or_nothing) {
+        let sent = installed.send(to);
+        let refused = refusal.is_some();
+        if let Some(errno) = sent.err().or(refusal.filter(|_| launch.gate_or_nothing)) {
+            let _ = FromCommand::GaveUp(errno).send(report.as_fd());
             sys::exit_now(125);
         }
         if refused {

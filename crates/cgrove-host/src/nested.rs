@@ -145,6 +145,8 @@ pub(crate) struct Reaper<'a> {
     pub(crate) command: RawPid,
     pub(crate) fate: Option<Fate>,
     pub(crate) exec_error: Option<Errno>,
+    /// The command was never tried: what it exited with is not its own.
+    pub(crate) gave_up: Option<Errno>,
     pub(crate) timed_out: bool,
     pub(crate) accounting: Accounting,
     pub(crate) sweep: Sweep,
@@ -225,6 +227,7 @@ impl<'a> Reaper<'a> {
             command,
             fate: None,
             exec_error: None,
+            gave_up: None,
             timed_out: false,
             accounting,
             sweep: Sweep::default(),
@@ -365,6 +368,7 @@ impl<'a> Reaper<'a> {
         let Some(socket) = &self.launch else { return };
         match FromCommand::receive(socket.as_fd()) {
             Ok(Some(FromCommand::ExecFailed(errno))) => self.exec_error = Some(errno),
+            Ok(Some(FromCommand::GaveUp(errno))) => self.gave_up = Some(errno),
             Ok(Some(_)) => {}
             Ok(None) | Err(_) => self.launch = None,
         }

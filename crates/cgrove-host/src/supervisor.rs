@@ -530,6 +530,8 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Ok(Some(FromCommand::ExecFailed(errno))) => self.exec_error = Some(errno),
+            // It comes after what it gives up for.
+            Ok(Some(FromCommand::GaveUp(_))) => {}
             Ok(None) => {
                 self.launch = None;
                 // From here on its memory is its own.

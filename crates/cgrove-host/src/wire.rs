@@ -70,6 +70,8 @@ pub enum FromCommand {
     NoGate(Errno),
     /// exec failed.
     ExecFailed(Errno),
+    /// It ends without having tried: the gate could not be had, or not be handed over.
+    GaveUp(Errno),
 }
 
 /// A connected pair, close-on-exec.
@@ -201,6 +203,7 @@ impl FromCommand {
             FromCommand::ExecFailed(errno) => {
                 packet(to, b'X', &(*errno as i32).to_ne_bytes(), WAIT)
             }
+            FromCommand::GaveUp(errno) => packet(to, b'G', &(*errno as i32).to_ne_bytes(), WAIT),
         }
     }
 
@@ -215,6 +218,7 @@ impl FromCommand {
         Ok(Some(match kind {
             b'L' => FromCommand::Listener(fd.ok_or(Errno::EMFILE)?),
             b'N' => FromCommand::NoGate(errno()),
+            b'G' => FromCommand::GaveUp(errno()),
             _ => FromCommand::ExecFailed(errno()),
         }))
     }

@@ -111,7 +111,7 @@ impl Supervisor<'_> {
                 return;
             }
             // Its reaper is told why it did not execute.
-            Ok(Some(FromCommand::ExecFailed(_))) => return,
+            Ok(Some(FromCommand::ExecFailed(_) | FromCommand::GaveUp(_))) => return,
             Ok(Some(FromCommand::NoGate(_))) if self.backend == Backend::Reaper => return,
             Ok(None) => {
                 // It executes: nobody asked for its fork, so nobody else looks for it.

@@ -47,14 +47,14 @@ crate::tests![
 ];
 
 /// A group that lasts for a test.
-struct Keeper {
+pub struct Keeper {
     place: Place,
-    name: String,
+    pub name: String,
     gone: bool,
 }
 
 impl Keeper {
-    fn new(place: Place, options: &[&str]) -> Keeper {
+    pub fn new(place: Place, options: &[&str]) -> Keeper {
         let name = fresh_name();
         let args: Vec<&str> =
             ["create", &name].into_iter().chain(options.iter().copied()).collect();
@@ -62,18 +62,18 @@ impl Keeper {
         Keeper { place, name, gone: false }
     }
 
-    fn exec(&self) -> kit::Run {
+    pub fn exec(&self) -> kit::Run {
         exec(self.place, &self.name)
     }
 
-    fn pid(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         let title = format!("cg-reaper {}", self.name);
         let is_it = |process: &&Process| process.cmdline.first() == Some(&title);
         watch::marked(&self.name).iter().find(is_it).expect("the keeper").pid
     }
 
     /// Removes it, and sees that nothing is left.
-    fn remove(mut self, args: &[&str]) {
+    pub fn remove(mut self, args: &[&str]) {
         let args: Vec<&str> = ["rm"].into_iter().chain(args.iter().copied()).collect();
         answer(self.place, &[&args[..], &[&self.name]].concat());
         // Its door closes before it has quite ended.
@@ -81,7 +81,7 @@ impl Keeper {
         self.gone = true;
     }
 
-    fn left(&self) -> Vec<Process> {
+    pub fn left(&self) -> Vec<Process> {
         let ours = |process: &Process| process.cmdline.join(" ").contains(&self.name);
         watch::processes().into_iter().filter(ours).collect()
     }
@@ -96,7 +96,7 @@ impl Drop for Keeper {
 }
 
 /// A script in which `RUN` is `cgrove run` and `CGROVE_BIN` the program.
-fn fill(script: &str) -> String {
+pub fn fill(script: &str) -> String {
     let cgrove = kit().cgrove.display().to_string();
     script.replace("RUN", &format!("{cgrove} run")).replace("CGROVE_BIN", &cgrove)
 }

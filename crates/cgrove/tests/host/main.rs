@@ -19,6 +19,7 @@ mod memory;
 mod odd;
 mod outcome;
 mod python;
+mod rounds;
 mod seeing;
 mod signals;
 mod terminal;
@@ -76,6 +77,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("odd", odd::TESTS),
     ("outcome", outcome::TESTS),
     ("python", python::TESTS),
+    ("rounds", rounds::TESTS),
     ("seeing", seeing::TESTS),
     ("signals", signals::TESTS),
     ("terminal", terminal::TESTS),

@@ -96,7 +96,7 @@ pub enum Request {
     /// The asker, a process of the run, becomes the reaper of a new group below its own. The answer
     /// is an [`Entered`] in JSON, and brings the link.
     Enter(Entry),
-    /// Runs a command in a new group: see [`crate::exec`]. Brings the asker's directory and its
+    /// Runs a command in a new group: see `exec.rs`. Brings the asker's directory and its
     /// streams; the answer is as for [`Request::Enter`].
     Exec {
         /// The group around.

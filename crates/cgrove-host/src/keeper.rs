@@ -2,7 +2,7 @@
 //!
 //! `cgrove create` forks it, waits until its door answers and ends. What is left is a process in a
 //! session of its own, without a terminal, its streams at `/dev/null`, its folder `/`; commands come
-//! into it by [`crate::exec`]. It ends when it is removed. If it is killed, so closes each link: the
+//! into it by `exec.rs`. It ends when it is removed. If it is killed, so closes each link: the
 //! group reapers kill their groups, and no fork is answered any more.
 
 use std::time::Instant;

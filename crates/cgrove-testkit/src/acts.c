@@ -638,6 +638,8 @@ static void catch(int sig, void (*handler)(int)) {
 static int act_family(long ms) {
     pid_t child = must_fork();
     if (child == 0) {
+        /* In an orphaned process group, which ours may be, nobody stops for SIGTSTP. */
+        setpgid(0, 0);
         catch(SIGUSR1, say_got);
         catch(SIGRTMIN, say_got);
         burn(ms);

@@ -195,7 +195,7 @@ fn burst(program: &Path) {
 
 /// Few that run among many that do not.
 fn many(program: &Path) {
-    let script = format!("{0} idle 1000 & {0} burn 2", program.display());
+    let script = format!("{0} idle 1000 >/dev/null & {0} burn 2", program.display());
     let options = ["--cpu-max", "50%", "--timeout", "5s", "--kill-grace", "0"];
     let report = report(Path::new("/bin/sh"), &options, &["-c", &script]);
     println!("50 % for 5 s, 2 busy of 1,002: {:.3} s", used(&report));

@@ -66,6 +66,8 @@ pub enum Mutant {
     HaltShown,
     /// The end of a traced thread passes for that of a process.
     ThreadsCounted,
+    /// Time of children that were waited for is charged again.
+    OwedForgotten,
     /// Nobody is put back onto his CPUs.
     AffinityLost,
     /// The command is not told that the tree has run long enough.

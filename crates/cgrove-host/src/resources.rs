@@ -172,12 +172,12 @@ impl Resources {
 
     /// The reaper collected a process.
     pub(crate) fn reaped(&mut self, waited: &Waited, mut around: Around<'_>) {
-        let known = self.processes.remove(waited.pid);
+        let (known, charged) = self.processes.collected(waited.pid);
         self.recorder.ended(waited.pid);
         if known.as_ref().is_some_and(|it| it.held) {
             around.freezer.release(waited.pid, &mut around.scanner.proc);
         }
-        self.cpu.reaped(waited.cpu, known.as_ref(), &mut around);
+        self.cpu.reaped(waited.cpu, known.as_ref(), charged, &mut around);
         let most = waited.max_rss.saturating_mul(1024);
         if most > self.inherited_rss {
             self.memory.had(most);
@@ -215,7 +215,6 @@ impl Resources {
             self.processes.look(&mut around.scanner.proc, reaps, &mut ran)
         };
         for (pid, process) in &gone {
-            self.cpu.gone(process);
             if process.held {
                 around.freezer.release(*pid, &mut around.scanner.proc);
             }

@@ -282,7 +282,7 @@ impl CoreTarget {
             self.world.pass(TICK);
             at.charge_cpu(CpuTimes { user: TICK.as_nanos() as u64, system: 0, nice: 0 });
             let Some(css) = Cpu::effective(&at) else { continue };
-            let _ = css.run(TICK, self.world.now);
+            let _ = css.run(TICK, self.world.now, self.world.now);
             while css.must_stop() {
                 self.world.pass(TICK);
                 for css in levels().filter_map(|cgroup| Cpu::css(cgroup)) {

@@ -233,23 +233,47 @@ impl CpuCss {
         self.bandwidth.lock().stat()
     }
 
-    /// Tasks on this css ran for `time`, up to `now`. Charged at every level;
-    /// returns the levels whose subtree must stop, or may go on again because
-    /// a period ended unnoticed.
-    ///
-    /// Report at least once per period: what is reported late is charged to
-    /// the period in which it is reported.
+    /// Tasks on this css ran for `time`, between `since` and `now`:
+    /// [`run_all`](Self::run_all) of one.
     #[must_use]
-    pub fn run(self: &Arc<Self>, time: Duration, now: Time) -> Vec<(Arc<Self>, Change)> {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let mut changes = Vec::new();
-        for css in core::iter::successors(Some(self), |css| css.parent.as_ref()) {
-            let change = css.bandwidth.lock().consume(nanos, now);
-            if change != Change::None {
-                changes.push((Arc::clone(css), change));
+    pub fn run(
+        self: &Arc<Self>,
+        time: Duration,
+        since: Time,
+        now: Time,
+    ) -> Vec<(Arc<Self>, Change)> {
+        Self::run_all([(Arc::clone(self), time)], since, now)
+    }
+
+    /// Tasks on each of these csses ran for so long, between `since` and `now`.
+    /// Charged at every level; returns the levels whose subtree must stop, or
+    /// may go on again because a period ended unnoticed.
+    ///
+    /// `since` is when it was reported last, and what is reported at once is to
+    /// come in one call: a period is over once something later was charged.
+    #[must_use]
+    pub fn run_all(
+        ran: impl IntoIterator<Item = (Arc<Self>, Duration)>,
+        since: Time,
+        now: Time,
+    ) -> Vec<(Arc<Self>, Change)> {
+        let mut levels: Vec<(Arc<Self>, u64)> = Vec::new();
+        for (css, time) in ran {
+            let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            for css in core::iter::successors(Some(&css), |css| css.parent.as_ref()) {
+                match levels.iter_mut().find(|(known, _)| Arc::ptr_eq(known, css)) {
+                    Some((_, sum)) => *sum = sum.saturating_add(nanos),
+                    None => levels.push((Arc::clone(css), nanos)),
+                }
             }
         }
-        changes
+        levels
+            .into_iter()
+            .filter_map(|(css, nanos)| {
+                let change = css.bandwidth.lock().consume(nanos, since.min(now), now);
+                (change != Change::None).then_some((css, change))
+            })
+            .collect()
     }
 
     /// The period timer of this css: refills the quota if a period is over.

@@ -100,11 +100,13 @@ fn a_limit_above_stops_those_below() {
     let (_t, a, b) = two_levels();
     let _ = a.set_max(Limit::N(30_000), None, at(0)).unwrap();
     let _ = b.set_max(Limit::N(20_000), None, at(0)).unwrap();
-    assert!(a.run(ms(15), at(20)).is_empty());
-    let stopped: Vec<_> = b.run(ms(16), at(40)).iter().map(|(css, c)| (css.cgroup(), *c)).collect();
+    assert!(a.run(ms(15), at(20), at(20)).is_empty());
+    let stopped: Vec<_> =
+        b.run(ms(16), at(40), at(40)).iter().map(|(css, c)| (css.cgroup(), *c)).collect();
     assert_eq!(stopped, [(a.cgroup(), Change::Throttled)]);
     assert!(b.must_stop() && !b.is_throttled());
-    let stopped: Vec<_> = b.run(ms(4), at(45)).iter().map(|(css, c)| (css.cgroup(), *c)).collect();
+    let stopped: Vec<_> =
+        b.run(ms(4), at(45), at(45)).iter().map(|(css, c)| (css.cgroup(), *c)).collect();
     assert_eq!(stopped, [(b.cgroup(), Change::Throttled)], "ran on a little");
     assert_eq!((a.next_tick(), b.next_tick()), (Some(at(100)), Some(at(100))));
     assert_eq!((a.tick(at(100)), b.tick(at(100))), (Change::Unthrottled, Change::Unthrottled));
@@ -124,7 +126,7 @@ fn a_removed_cgroup_takes_no_settings() {
     assert_eq!(b.set_max_burst(1, at(0)), Err(Errno::ENODEV));
     // Its last tasks still use up what is above.
     let _ = a.set_max(Limit::N(10_000), None, at(0)).unwrap();
-    assert_eq!(b.run(ms(10), at(10)).len(), 1);
+    assert_eq!(b.run(ms(10), at(10), at(10)).len(), 1);
     assert!(Arc::ptr_eq(&Cpu::effective(&b_group).unwrap(), &a));
 }
 
@@ -146,7 +148,7 @@ proptest! {
                 continue;
             }
             now += run;
-            let _ = a.run(ms(run), at(now));
+            let _ = a.run(ms(run), at(now), at(now));
             used += run;
             let stat = a.stat();
             prop_assert!(stat.nr_periods >= before.nr_periods);

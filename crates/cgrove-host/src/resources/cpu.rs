@@ -2,14 +2,14 @@
 //!
 //! **Accounting.** What a live process used is on its clock, to the nanosecond. What it used before
 //! it ended is in the times of whoever waited for it, in ticks, and in what the reaper collects. So
-//! when a process is gone, what was charged on its account is a *credit*: the same time is about to
-//! appear with its parent, and is not charged twice. A credit that nobody takes, because the kernel
-//! threw the time away (SIGCHLD ignored), stays, but never grows beyond what ticks can hide.
+//! when a process is gone, whoever waited for it *owes* what was charged on its account: the same
+//! time is about to appear there, and is not charged twice (`resources/processes.rs`).
 //!
 //! **Bandwidth.** The core's arithmetic says how much of a quota is left. Divided by the CPUs that
 //! those who run can be on, that is how long nothing needs to be looked at. When it is used up, the
 //! processes that run are halted until the core lets the group go on. What was used meanwhile is a
-//! debt there, so that errors of the prediction do not add up.
+//! debt there, so that errors of the prediction do not add up. The time that a look finds was used
+//! since the look before, and the core takes it from the periods that lie between.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use cgrove_core::{Cgroup, Time};
 use super::Around;
 use super::processes::{Process, Processes, Ran};
 use crate::mutant::{self, Mutant};
-use crate::sys::{self, CpuTime};
+use crate::sys::CpuTime;
 
 /// The shortest time between two looks.
 const FLOOR: Duration = Duration::from_micros(250);
@@ -29,15 +29,16 @@ const NEWCOMERS: Duration = Duration::from_millis(5);
 /// The inverse of the share of a core that looking may take, at those who run and at those who do
 /// not.
 const COST_FACTOR: [u32; 2] = [20, 130];
-/// How many processes may owe their parents' ticks at once.
-const MAX_HIDDEN: u64 = 16;
+/// Time that is found after this long is taken to have been used within it.
+const FOUND_WITHIN: Duration = Duration::from_secs(1);
 
 /// CPU time of a run.
 #[derive(Debug)]
 pub(super) struct Cpu {
-    /// Charged on account of processes that are gone, in nanoseconds.
-    credit: u64,
-    tick: u64,
+    /// Used since the last look, by those that the reaper collected meanwhile.
+    used: Vec<(Arc<CpuCss>, Duration)>,
+    /// When the last look was.
+    looked: Time,
     cpus: u64,
     /// A quota is set somewhere.
     limited: bool,
@@ -54,63 +55,56 @@ fn levels_of(cgroup: &Arc<Cgroup>) -> impl Iterator<Item = (&Arc<Cgroup>, Arc<Cp
 impl Cpu {
     pub fn new(cpus: usize) -> Cpu {
         Cpu {
-            credit: 0,
-            tick: 1_000_000_000 / sys::clock_ticks_per_second(),
+            used: Vec::new(),
+            looked: Time(0),
             cpus: u64::try_from(cpus).unwrap_or(1).max(1),
             limited: false,
             was_limited: false,
         }
     }
 
-    /// A process is gone, and was not collected by the reaper.
-    pub fn gone(&mut self, process: &Process) {
-        self.credit = self.credit.saturating_add(process.charged());
-    }
-
-    /// The reaper collected a process, which the table knew as `known`.
-    pub fn reaped(&mut self, total: CpuTime, known: Option<&Process>, around: &mut Around<'_>) {
+    /// The reaper collected a process, which the table knew as `known`; on its account
+    /// `charged` was charged already.
+    pub fn reaped(
+        &mut self,
+        total: CpuTime,
+        known: Option<&Process>,
+        charged: u64,
+        around: &mut Around<'_>,
+    ) {
         let of = |time: Duration| crate::report::nanos(time);
         let (user, system) = (of(total.user), of(total.system));
-        let (charged, group) = match known {
-            Some(process) => (process.charged(), Arc::clone(&process.group)),
-            None => (0, Arc::clone(around.ledger.root())),
+        let group = match known {
+            Some(process) => Arc::clone(&process.group),
+            None => Arc::clone(around.ledger.root()),
         };
-        // Its own is exact; of its children some may be counted as gone.
         let new = (user + system).saturating_sub(charged);
-        let new = self.settle(new);
         let user = part(new, user, user + system);
-        self.charge(&group, [user, new - user], around);
+        self.charge(&group, [user, new - user]);
     }
 
-    /// Takes what was charged already off.
-    fn settle(&mut self, time: u64) -> u64 {
-        let used = self.credit.min(time);
-        self.credit -= used;
-        time - used
-    }
-
-    fn charge(&self, group: &Arc<Cgroup>, time: [u64; 2], around: &mut Around<'_>) {
+    fn charge(&mut self, group: &Arc<Cgroup>, time: [u64; 2]) {
         let [user, system] = time;
         if user + system == 0 {
             return;
         }
         group.charge_cpu(CpuTimes { user, system, nice: 0 });
         if let Some(css) = Controller::effective(group) {
-            let now = around.ledger.time();
-            // Who is to stop is asked of the css itself.
-            drop(css.run(Duration::from_nanos(user + system), now));
+            self.used.push((css, Duration::from_nanos(user + system)));
         }
     }
 
     /// Charges what a look found.
     pub fn ran(&mut self, ran: &[(Arc<Cgroup>, Ran)], around: &mut Around<'_>) {
         for (group, Ran { own, children }) in ran {
-            let [user, system] = *children;
-            let new = self.settle(user + system);
-            let new_user = part(new, user, user + system);
-            self.charge(group, [own[0] + new_user, own[1] + new - new_user], around);
+            self.charge(group, [own[0] + children[0], own[1] + children[1]]);
         }
-        self.credit = self.credit.min(2 * self.tick * MAX_HIDDEN);
+        let now = around.ledger.time();
+        let within = u64::try_from(FOUND_WITHIN.as_nanos()).unwrap_or(u64::MAX);
+        let since = self.looked.max(Time(now.0.saturating_sub(within)));
+        self.looked = now;
+        // Who is to stop is asked of the css itself.
+        drop(CpuCss::run_all(self.used.drain(..), since, now));
     }
 
     /// Lets go on whose period is over, and says when to look again.
@@ -172,7 +166,7 @@ fn instant(time: Time, started: Instant) -> Instant {
 }
 
 /// `time` in the proportion of `of` to `all`.
-fn part(time: u64, of: u64, all: u64) -> u64 {
+pub(super) fn part(time: u64, of: u64, all: u64) -> u64 {
     if all == 0 {
         return 0;
     }

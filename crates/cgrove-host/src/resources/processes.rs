@@ -6,7 +6,11 @@
 //!
 //! **Mechanism.** A process's CPU clock can be read for a third of a microsecond, by anybody. A
 //! clock that stands still means a process that can neither have grown nor have forked, so only
-//! those whose clock *moved* are read. Newcomers are found where the gate heard a fork, in the list
+//! those whose clock *moved* are read. A process that is gone was waited for, by which its time came
+//! to be its parent's: what was charged for it is what the parent *owes*, and is taken off the time
+//! that appears there. All clocks are read before any other figure, so that the time is there by
+//! then; what a parent owes after that, but for what ticks do not show yet, the kernel has thrown
+//! away (SIGCHLD ignored). Newcomers are found where the gate heard a fork, in the list
 //! of the forker's children, and by every census that is taken for whatever reason.
 
 use std::collections::HashMap;
@@ -15,7 +19,9 @@ use std::time::{Duration, Instant};
 
 use cgrove_core::Cgroup;
 
+use super::cpu::part;
 use crate::ledger::Ledger;
+use crate::mutant::{self, Mutant};
 use crate::procfs::{Proc, Stat, Statm};
 use crate::scan::{Census, Scanner};
 use crate::sys::{self, RawPid};
@@ -45,8 +51,14 @@ pub(super) struct Process {
     pub zombie: bool,
     /// CPU time of its own that was charged, in nanoseconds.
     pub clock: u64,
+    /// What its clock shows now.
+    shown: u64,
     /// CPU time of children that it waited for and that was charged: user, system.
     pub children: [u64; 2],
+    /// Charged on account of children that are gone, and not in its own figures yet.
+    owed: u64,
+    /// Whoever owes what was charged on its account has paid it, though it is still in the table.
+    settled: bool,
     /// Its own CPU ticks: user, system. The clock does not tell them apart.
     pub ticks: (u64, u64),
     /// It used CPU time since the look before.
@@ -76,7 +88,10 @@ impl Process {
             threads: 1,
             zombie: false,
             clock: 0,
+            shown: 0,
             children: [0; 2],
+            owed: 0,
+            settled: false,
             ticks: (0, 0),
             moved: false,
             held: false,
@@ -91,8 +106,8 @@ impl Process {
     }
 
     /// CPU time that was charged on its account.
-    pub fn charged(&self) -> u64 {
-        self.clock + self.children[0] + self.children[1]
+    fn charged(&self) -> u64 {
+        self.clock + self.children[0] + self.children[1] + self.owed
     }
 
     /// The most memory that can be its doing since the last exact measurement: no less than what was
@@ -150,8 +165,48 @@ impl Processes {
         self.all.get(&pid)
     }
 
-    pub fn remove(&mut self, pid: RawPid) -> Option<Process> {
-        self.all.remove(&pid)
+    /// The reaper collected this process. Returns what was charged on its account, and on that of
+    /// children that it had waited for.
+    pub fn collected(&mut self, pid: RawPid) -> (Option<Process>, u64) {
+        let known = self.all.remove(&pid);
+        let mut charged = known.as_ref().map_or(0, Process::charged);
+        let mut parents = vec![pid];
+        while let Some(parent) = parents.pop() {
+            for (&child, it) in self.all.iter_mut().filter(|(_, it)| it.ppid == parent) {
+                if !it.settled && sys::cpu_clock(child).is_err() {
+                    it.settled = true;
+                    charged += it.charged();
+                    parents.push(child);
+                }
+            }
+        }
+        (known, charged)
+    }
+
+    /// Takes out those that are gone. Whoever waited for them owes what was charged for them: the
+    /// parent, or the next above that is still there.
+    fn bury(&mut self, pids: Vec<RawPid>, gone: &mut Vec<(RawPid, Process)>) {
+        let buried = gone.len();
+        gone.extend(pids.into_iter().filter_map(|pid| Some((pid, self.all.remove(&pid)?))));
+        let buried = &gone[buried..];
+        if buried.is_empty() {
+            return;
+        }
+        let parents: HashMap<RawPid, RawPid> =
+            buried.iter().map(|(pid, it)| (*pid, it.ppid)).collect();
+        for (_, it) in buried.iter().filter(|(_, it)| !it.settled) {
+            let mut heir = it.ppid;
+            // Pids come back, so the way up need not end.
+            for _ in 0..parents.len() {
+                let Some(above) = parents.get(&heir) else { break };
+                heir = *above;
+            }
+            if let Some(heir) = self.all.get_mut(&heir)
+                && !mutant::is(Mutant::OwedForgotten)
+            {
+                heir.owed += it.charged();
+            }
+        }
     }
 
     pub fn add(&mut self, pid: RawPid, group: Arc<Cgroup>) {
@@ -273,18 +328,20 @@ impl Processes {
         reaps: impl Fn(RawPid) -> Option<Arc<Cgroup>>,
         ran: &mut Vec<(Arc<Cgroup>, Ran)>,
     ) -> Vec<(RawPid, Process)> {
-        let mut gone = Vec::new();
+        let mut ended = Vec::new();
         for (&pid, it) in &mut self.all {
-            let clock = match sys::cpu_clock(pid) {
-                Ok(clock) => clock,
-                Err(_) => {
-                    gone.push(pid);
-                    continue;
-                }
-            };
+            match sys::cpu_clock(pid) {
+                Ok(clock) => it.shown = clock,
+                Err(_) => ended.push(pid),
+            }
+        }
+        let mut gone = Vec::new();
+        self.bury(ended, &mut gone);
+        let mut replaced = Vec::new();
+        for (&pid, it) in &mut self.all {
             let fresh = it.start == 0;
-            it.moved = clock != it.clock || fresh;
-            if !it.moved {
+            it.moved = it.shown != it.clock || fresh;
+            if !it.moved && it.owed == 0 {
                 continue;
             }
             let stat = proc.stat(pid);
@@ -293,10 +350,10 @@ impl Processes {
                 && stat.start != it.start
             {
                 // Its pid is somebody else's now, who is found like any newcomer.
-                gone.push(pid);
+                replaced.push(pid);
                 continue;
             }
-            let new = it.runs(clock, stat.as_ref().ok().copied(), self.tick);
+            let new = it.runs(it.shown, stat.as_ref().ok().copied(), self.tick);
             match reaps(pid).filter(|_| new.children != [0; 2]) {
                 Some(below) => {
                     ran.push((Arc::clone(&it.group), Ran { own: new.own, children: [0; 2] }));
@@ -320,7 +377,8 @@ impl Processes {
                 Err(_) => it.unreadable = sys::thread_exists_anywhere(pid),
             }
         }
-        gone.into_iter().filter_map(|pid| Some((pid, self.all.remove(&pid)?))).collect()
+        self.bury(replaced, &mut gone);
+        gone
     }
 }
 
@@ -341,16 +399,20 @@ impl Process {
                 *new = of.saturating_sub(*charged);
                 *charged = of.max(*charged);
             }
+            let [user, system] = new.children;
+            let paid = self.owed.min(user + system);
+            let left = user + system - paid;
+            new.children[0] = part(left, user, user + system);
+            new.children[1] = left - new.children[0];
+            // User and system time are shown in whole ticks each.
+            self.owed = (self.owed - paid).min(2 * tick);
         } else {
             self.start = self.start.max(1);
         }
         let ticks = (self.ticks.0.saturating_sub(before.0), self.ticks.1.saturating_sub(before.1));
         let user = match ticks {
             (0, 0) => own,
-            (user, system) => {
-                let part = u128::from(own) * u128::from(user) / u128::from(user + system);
-                u64::try_from(part).unwrap_or(own)
-            }
+            (user, system) => part(own, user, user + system),
         };
         new.own = [user, own - user];
         new

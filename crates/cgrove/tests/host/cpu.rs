@@ -21,6 +21,7 @@ crate::tests![
     quotas_change_while_running,
     requirements_are_checked,
     time_of_a_killed_thread_is_counted_once,
+    time_of_those_who_end_is_taken_once,
     nobody_leaves_his_cpus["taskset"],
     cpus_change_while_running,
     cpus_that_are_not_there_are_refused,
@@ -180,6 +181,20 @@ fn last_cpu() -> u32 {
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let last = list.expect("a list").trim().rsplit([',', '-']).next().expect("a CPU");
     last.parse().expect("a number")
+}
+
+/// What was taken from a quota while a process ran is not taken again when its parent waits for it,
+/// nor when the parent itself has ended meanwhile.
+fn time_of_those_who_end_is_taken_once(place: Place) {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    // More than there is, and less than twice as much.
+    let quota = format!("{}%", cpus * 140);
+    let chain = "sh -c 'sh -c \"ACTS burn MARK 90; :\"; :'";
+    let some = format!("(for i in $(seq 15); do {chain}; done) & ");
+    let script = format!("{} wait", some.repeat(cpus));
+    let (used, report) = busy(place, &["--cpu-max", &quota], &script);
+    assert!(used >= 14 * 90_000_000, "{report:?}");
+    assert_eq!(report.cpu.throttled_periods, Some(0), "{report:?}");
 }
 
 /// Nor his children, nor his threads.

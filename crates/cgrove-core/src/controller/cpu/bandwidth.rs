@@ -176,27 +176,55 @@ impl Bandwidth {
         Ok(self.unthrottle(now))
     }
 
-    /// `used` more nanoseconds were run, up to `now`.
-    pub(super) fn consume(&mut self, used: u64, now: Time) -> Change {
+    /// `used` more nanoseconds were run, evenly between `since` and `now`.
+    ///
+    /// What was run before a point of the grid is taken from the period that
+    /// ended there. All of it taken from the last one would be a debt where
+    /// there was none, for the pool keeps no more than quota and burst.
+    pub(super) fn consume(&mut self, used: u64, since: Time, now: Time) -> Change {
         if self.quota.is_none() {
             return Change::None;
         }
         let before = self.is_throttled();
-        let _ = self.tick(now);
+        let (mut rest, mut from) = (used, since);
         if used > 0 {
-            self.start(now);
-            self.idle = false;
-            let taken = used.min(self.pool);
-            self.pool -= taken;
-            self.debt = self.debt.saturating_add(used - taken);
-            if self.pool == 0 && !self.is_throttled() {
-                self.throttled_since = Some(now);
+            let _ = self.tick(since);
+            self.start(since);
+            while self.expires <= now {
+                let (part, of) = (self.expires.0 - from.0, now.0 - from.0);
+                let share = u128::from(rest) * u128::from(part) / u128::from(of);
+                let share = u64::try_from(share).unwrap_or(rest);
+                self.take(share, self.expires);
+                rest -= share;
+                from = self.expires;
+                let _ = self.tick(from);
+                // What is still to be charged will be.
+                self.start(from);
             }
+            self.take(rest, now);
+        } else {
+            let _ = self.tick(now);
         }
         match (before, self.is_throttled()) {
             (false, true) => Change::Throttled,
             (true, false) => Change::Unthrottled,
             _ => Change::None,
+        }
+    }
+
+    /// `used` is gone at `now`. A pool that is empty at the end of its period
+    /// throttles nobody.
+    fn take(&mut self, used: u64, now: Time) {
+        if used == 0 {
+            return;
+        }
+        self.idle = false;
+        let taken = used.min(self.pool);
+        self.pool -= taken;
+        self.debt = self.debt.saturating_add(used - taken);
+        let over = now == self.expires && self.debt == 0;
+        if self.pool == 0 && !over && !self.is_throttled() {
+            self.throttled_since = Some(now);
         }
     }
 
@@ -289,9 +317,9 @@ mod tests {
     fn a_group_is_throttled_when_the_pool_is_empty_until_the_period_ends() {
         let mut b = limited(20, 0);
         assert_eq!((Bandwidth::new().left(), b.left()), (None, Some(20 * MS)));
-        assert_eq!(b.consume(19 * MS, at(30)), Change::None);
+        assert_eq!(b.consume(19 * MS, at(30), at(30)), Change::None);
         assert_eq!(b.left(), Some(MS));
-        assert_eq!(b.consume(MS, at(40)), Change::Throttled);
+        assert_eq!(b.consume(MS, at(40), at(40)), Change::Throttled);
         assert_eq!(b.left(), Some(0));
         assert_eq!(b.next_tick(), Some(at(100)));
         assert_eq!(b.tick(at(99)), Change::None);
@@ -304,7 +332,7 @@ mod tests {
     #[test]
     fn a_debt_is_paid_before_the_group_goes_on() {
         let mut b = limited(20, 0);
-        assert_eq!(b.consume(65 * MS, at(50)), Change::Throttled);
+        assert_eq!(b.consume(65 * MS, at(50), at(50)), Change::Throttled);
         assert_eq!(b.tick(at(100)), Change::None, "25 ms still owed");
         assert_eq!(b.tick(at(200)), Change::None, "5 ms still owed");
         assert_eq!(b.tick(at(300)), Change::Unthrottled);
@@ -316,13 +344,13 @@ mod tests {
     #[test]
     fn unused_quota_is_saved_up_to_the_burst() {
         let mut b = limited(20, 15);
-        assert_eq!(b.consume(10 * MS, at(50)), Change::None);
+        assert_eq!(b.consume(10 * MS, at(50), at(50)), Change::None);
         assert_eq!(b.tick(at(100)), Change::None);
         assert_eq!(b.pool, 30 * MS);
-        assert_eq!(b.consume(MS, at(150)), Change::None);
+        assert_eq!(b.consume(MS, at(150), at(150)), Change::None);
         assert_eq!(b.tick(at(200)), Change::None);
         assert_eq!(b.pool, 35 * MS, "quota plus burst and no more");
-        assert_eq!(b.consume(30 * MS, at(250)), Change::None);
+        assert_eq!(b.consume(30 * MS, at(250), at(250)), Change::None);
         assert_eq!(b.tick(at(300)), Change::None);
         let stat = b.stat();
         assert_eq!((stat.nr_bursts, stat.burst_usec), (1, 10_000));
@@ -331,10 +359,10 @@ mod tests {
     #[test]
     fn an_idle_group_stops_its_timer_and_keeps_its_grid() {
         let mut b = limited(20, 0);
-        assert_eq!(b.consume(MS, at(50)), Change::None);
+        assert_eq!(b.consume(MS, at(50), at(50)), Change::None);
         assert_eq!((b.tick(at(100)), b.tick(at(200))), (Change::None, Change::None));
         assert_eq!(b.next_tick(), None);
-        assert_eq!(b.consume(MS, at(1_234)), Change::None);
+        assert_eq!(b.consume(MS, at(1_234), at(1_234)), Change::None);
         assert_eq!(b.next_tick(), Some(at(1_300)));
         assert_eq!(b.stat().nr_periods, 2, "the quiet ones are not counted");
     }
@@ -342,7 +370,7 @@ mod tests {
     #[test]
     fn a_late_timer_counts_every_period_and_refills_once() {
         let mut b = limited(20, 0);
-        assert_eq!(b.consume(50 * MS, at(50)), Change::Throttled);
+        assert_eq!(b.consume(50 * MS, at(50), at(50)), Change::Throttled);
         assert_eq!(b.tick(at(350)), Change::None);
         let stat = b.stat();
         assert_eq!((stat.nr_periods, stat.nr_throttled), (3, 3));
@@ -352,25 +380,43 @@ mod tests {
     #[test]
     fn a_new_limit_starts_afresh() {
         let mut b = limited(20, 0);
-        assert_eq!(b.consume(500 * MS, at(50)), Change::Throttled);
+        assert_eq!(b.consume(500 * MS, at(50), at(50)), Change::Throttled);
         assert_eq!(b.set(Limit::N(30_000), 100_000, 0, at(60)), Ok(Change::Unthrottled));
         assert_eq!((b.debt, b.pool), (0, 30 * MS));
-        assert_eq!(b.consume(500 * MS, at(70)), Change::Throttled);
+        assert_eq!(b.consume(500 * MS, at(70), at(70)), Change::Throttled);
         assert_eq!(b.set(Limit::Max, 100_000, 0, at(80)), Ok(Change::Unthrottled));
         assert_eq!(b.next_tick(), None);
-        assert_eq!(b.consume(500 * MS, at(90)), Change::None);
+        assert_eq!(b.consume(500 * MS, at(90), at(90)), Change::None);
     }
 
     #[test]
     fn a_report_that_comes_after_the_period_counts_in_the_next() {
         let mut b = limited(20, 0);
-        assert_eq!(b.consume(20 * MS, at(50)), Change::Throttled);
-        assert_eq!(b.consume(5 * MS, at(120)), Change::Unthrottled, "refilled, then charged");
+        assert_eq!(b.consume(20 * MS, at(50), at(50)), Change::Throttled);
+        assert_eq!(
+            b.consume(5 * MS, at(120), at(120)),
+            Change::Unthrottled,
+            "refilled, then charged"
+        );
         assert_eq!(b.pool, 15 * MS);
-        assert_eq!(b.consume(15 * MS, at(130)), Change::Throttled);
-        assert_eq!(b.consume(30 * MS, at(220)), Change::None, "throttled again at once");
+        assert_eq!(b.consume(15 * MS, at(130), at(130)), Change::Throttled);
+        assert_eq!(b.consume(30 * MS, at(220), at(220)), Change::None, "throttled again at once");
         assert!(b.is_throttled());
         assert_eq!(b.stat().throttled_usec, 70_000 + 90_000);
+    }
+
+    #[test]
+    fn time_is_taken_from_the_period_in_which_it_was_used() {
+        let mut b = limited(200, 0);
+        // Two CPUs, busy all the time, and looked at across the ends of periods.
+        for look in [70, 130, 260, 340, 400] {
+            let since = [0, 70, 130, 260, 340].into_iter().rfind(|at| *at < look).unwrap();
+            assert_eq!(b.consume(2 * (look - since) * MS, at(since), at(look)), Change::None);
+        }
+        assert_eq!((b.debt, b.stat().nr_throttled, b.stat().nr_periods), (0, 0, 4));
+        // Three would have been too many.
+        assert_eq!(b.consume(3 * 150 * MS, at(400), at(550)), Change::Throttled);
+        assert_eq!((b.debt, b.stat().nr_throttled), (50 * MS, 1));
     }
 
     #[test]

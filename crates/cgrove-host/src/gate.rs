@@ -19,42 +19,34 @@ use crate::sys::{self, Answer, BpfInsn, RawPid};
 
 /// A question from the tree.
 #[derive(Debug, Clone, Copy)]
+pub struct Question {
+    /// Names it, at the gate where it was asked.
+    pub id: u64,
+    /// Who asks.
+    pub tid: RawPid,
+    /// What.
+    pub asked: Asked,
+}
+
+/// What a task asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// `tid` wants to make a task.
+    /// It wants to make a task.
     Fork {
-        /// Names the question.
-        id: u64,
-        /// Who asks.
-        tid: RawPid,
-        /// The task will be the init of a new pid namespace.
+        /// That will be the init of a new pid namespace.
         as_init: bool,
     },
-    /// The children of `tid` are to be born into another pid namespace.
-    PidNamespace {
-        /// Names the question.
-        id: u64,
-        /// Who asks.
-        tid: RawPid,
-        /// Which.
-        which: Namespace,
-    },
-    /// `tid` sets what happens on SIGCHLD, to the action at `address` in its memory.
+    /// Its children are to be born into another pid namespace.
+    PidNamespace(Namespace),
+    /// It sets what happens on SIGCHLD, to the action at `address` in its memory.
     ChildAction {
-        /// Names the question.
-        id: u64,
-        /// Who asks.
-        tid: RawPid,
         /// Where its `struct sigaction` lies.
         address: u64,
         /// How to read that.
         layout: ActionLayout,
     },
-    /// `tid` chooses CPUs.
+    /// It chooses CPUs.
     Affinity {
-        /// Names the question.
-        id: u64,
-        /// Who asks.
-        tid: RawPid,
         /// For whom: a thread id in the asker's pid namespace; 0 is itself.
         target: RawPid,
         /// The bytes of the mask …
@@ -63,10 +55,26 @@ pub enum Asked {
         address: u64,
     },
     /// Something this version does not ask about.
-    Other {
-        /// Names the question.
-        id: u64,
-    },
+    Other,
+}
+
+impl Asked {
+    /// What a call asks that the filter did not let through.
+    pub fn of(arch: u32, nr: i32, args: &[u64; 6]) -> Asked {
+        match filter::classify(arch, nr, args) {
+            Request::Fork { flags } => {
+                Asked::Fork { as_init: flags & libc::CLONE_NEWPID as u64 != 0 }
+            }
+            Request::PidNamespace(which) => Asked::PidNamespace(which),
+            Request::ChildAction(layout) => Asked::ChildAction { address: args[1], layout },
+            Request::Affinity => Asked::Affinity {
+                target: args[0] as RawPid,
+                len: args[1] & 0xffff_ffff,
+                address: args[2],
+            },
+            Request::Other => Asked::Other,
+        }
+    }
 }
 
 /// The supervisor's end of the filter.
@@ -96,30 +104,14 @@ impl Gate {
     }
 
     /// The next question; call it when the listener is readable. `None`: the asker went away.
-    pub fn receive(&self) -> Result<Option<Asked>, Errno> {
+    pub fn receive(&self) -> Result<Option<Question>, Errno> {
         let question = match sys::notif_recv(self.listener.as_fd()) {
             Ok(question) => question,
             Err(Errno::ENOENT | Errno::EINTR) => return Ok(None),
             Err(errno) => return Err(errno),
         };
-        let (id, tid) = (question.id, question.tid);
-        Ok(Some(match filter::classify(question.arch, question.nr, &question.args) {
-            Request::Fork { flags } => {
-                Asked::Fork { id, tid, as_init: flags & libc::CLONE_NEWPID as u64 != 0 }
-            }
-            Request::PidNamespace(which) => Asked::PidNamespace { id, tid, which },
-            Request::ChildAction(layout) => {
-                Asked::ChildAction { id, tid, address: question.args[1], layout }
-            }
-            Request::Affinity => Asked::Affinity {
-                id,
-                tid,
-                target: question.args[0] as RawPid,
-                len: question.args[1] & 0xffff_ffff,
-                address: question.args[2],
-            },
-            Request::Other => Asked::Other { id },
-        }))
+        let asked = Asked::of(question.arch, question.nr, &question.args);
+        Ok(Some(Question { id: question.id, tid: question.tid, asked }))
     }
 
     /// Lets the call run. `false`: the asker no longer waits and the call did not run.

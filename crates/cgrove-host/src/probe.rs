@@ -12,7 +12,7 @@ use nix::unistd::getpid;
 use serde::Serialize;
 
 use crate::filter;
-use crate::gate::{self, Asked, Gate};
+use crate::gate::{self, Asked, Gate, Question};
 use crate::options::Feature;
 use crate::procfs::Proc;
 use crate::report::{Backend, Class};
@@ -229,7 +229,7 @@ fn answer_one(socket: BorrowedFd<'_>) -> Result<bool, String> {
     let gate = Gate::new(listener);
     wait(gate.as_fd())?;
     match gate.receive() {
-        Ok(Some(Asked::Fork { id, .. })) if gate.allow(id) => Ok(sync),
+        Ok(Some(Question { id, asked: Asked::Fork { .. }, .. })) if gate.allow(id) => Ok(sync),
         Ok(_) => Err("the fork did not ask".to_owned()),
         Err(errno) => Err(gate::why_not(errno)),
     }

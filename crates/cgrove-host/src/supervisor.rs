@@ -21,7 +21,7 @@ mod limits;
 mod members;
 mod visitors;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -51,6 +51,7 @@ use crate::sys::{self, Fate, RawPid};
 use crate::title;
 use crate::wire::{FromCommand, ToFront, ToSupervisor};
 
+use self::asked::Asker;
 use self::exec::{Launching, Mourner};
 use self::members::Member;
 
@@ -111,8 +112,8 @@ pub(crate) struct Supervisor<'a> {
     /// Of the command, until it has executed, or failed to.
     launch: Option<OwnedFd>,
     gates: Vec<Gate>,
-    /// Forks of frozen groups that are not answered: listener, question, asker.
-    held: Vec<(RawFd, u64, RawPid)>,
+    /// Forks of frozen groups that are not answered.
+    held: Vec<Asker>,
     /// Reapers of nested groups.
     members: Vec<Member>,
     /// Commands that were brought in and have not executed yet.

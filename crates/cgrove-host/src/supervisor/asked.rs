@@ -1,18 +1,37 @@
 //! What tasks ask at the gate, and how they are answered.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use nix::errno::Errno;
 
 use super::Supervisor;
 use crate::error::HostError;
 use crate::filter::Namespace;
-use crate::gate::{Asked, Gate};
+use crate::gate::{Asked, Gate, Question};
 use crate::mutant::{self, Mutant};
 use crate::options::Feature;
 use crate::report::Backend;
 use crate::sigaction::{self, Verdict};
 use crate::sys::RawPid;
+
+/// Who waits for an answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker {
+    pub(super) tid: RawPid,
+    pub(super) via: Via,
+}
+
+/// Where it waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Via {
+    /// At a gate.
+    Gate {
+        /// Which: a gate keeps its descriptor.
+        listener: RawFd,
+        /// Names the question there.
+        id: u64,
+    },
+}
 
 impl Supervisor<'_> {
     pub(super) fn without_gate(&mut self, reason: String) {
@@ -24,33 +43,45 @@ impl Supervisor<'_> {
 
     pub(super) fn on_gate(&mut self, at: usize) {
         let Some(gate) = self.gates.get(at) else { return };
+        let listener = gate.as_fd().as_raw_fd();
         match gate.receive() {
-            Ok(Some(Asked::Fork { id, tid, as_init })) => {
+            Ok(Some(Question { id, tid, asked })) => {
+                self.on_asked(Asker { via: Via::Gate { listener, id }, tid }, asked);
+            }
+            Ok(None) => {}
+            Err(errno) => self.fail(HostError::call("cannot read from the fork gate", errno)),
+        }
+    }
+
+    fn on_asked(&mut self, asker: Asker, asked: Asked) {
+        let tid = asker.tid;
+        match asked {
+            Asked::Fork { as_init } => {
                 if as_init {
                     self.pid_namespace_made(tid);
                 }
-                self.on_fork(at, id, tid);
+                self.on_fork(asker);
             }
-            Ok(Some(Asked::PidNamespace { id, tid, which: Namespace::New })) => {
-                gate.allow(id);
+            Asked::PidNamespace(Namespace::New) => {
+                self.allow(asker);
                 self.pid_namespace_made(tid);
             }
-            Ok(Some(Asked::PidNamespace { id, tid, which: Namespace::Existing { unsure } })) => {
+            Asked::PidNamespace(Namespace::Existing { unsure }) => {
                 if unsure.is_some_and(|fd| !self.scanner.proc.may_be_pid_namespace(tid, fd)) {
-                    gate.allow(id);
+                    self.allow(asker);
                 } else if self.options.insists_on(Feature::Kill) {
-                    gate.refuse(id, Errno::EPERM);
+                    self.refuse(asker, Errno::EPERM);
                 } else {
-                    gate.allow(id);
+                    self.allow(asker);
                     self.entered.get_or_insert(tid);
                     self.pid_namespace_made(tid);
                 }
             }
-            Ok(Some(Asked::ChildAction { id, tid, address, layout })) => {
+            Asked::ChildAction { address, layout } => {
                 let verdict = sigaction::examine(&self.scanner.proc, tid, address, layout);
                 let mut ignored = false;
                 // Else it was another's memory that we looked into.
-                if gate.still_waiting(id) {
+                if self.still_waits(asker) {
                     match verdict {
                         Verdict::Interrupts(restart) if !mutant::is(Mutant::ForkInterrupted) => {
                             restart.set();
@@ -61,7 +92,7 @@ impl Supervisor<'_> {
                         _ => {}
                     }
                 }
-                gate.allow(id);
+                self.allow(asker);
                 if ignored {
                     self.may_lose_time(
                         tid,
@@ -69,14 +100,57 @@ impl Supervisor<'_> {
                     );
                 }
             }
-            Ok(Some(Asked::Affinity { id, tid, target, len, address })) => {
-                self.on_affinity(at, id, tid, target, len, address);
+            Asked::Affinity { target, len, address } => {
+                self.on_affinity(asker, target, len, address);
             }
-            Ok(Some(Asked::Other { id })) => {
-                gate.allow(id);
+            Asked::Other => {
+                self.allow(asker);
             }
-            Ok(None) => {}
-            Err(errno) => self.fail(HostError::call("cannot read from the fork gate", errno)),
+        }
+    }
+
+    fn gate(&self, listener: RawFd) -> Option<&Gate> {
+        self.gates.iter().find(|gate| gate.as_fd().as_raw_fd() == listener)
+    }
+
+    /// Lets the call run. `false`: the asker no longer waits and the call did not run.
+    pub(super) fn allow(&self, asker: Asker) -> bool {
+        match asker.via {
+            Via::Gate { listener, id } => self.gate(listener).is_some_and(|gate| gate.allow(id)),
+        }
+    }
+
+    /// What was asked for has been done: the call returns 0 and does nothing.
+    pub(super) fn done(&self, asker: Asker) {
+        match asker.via {
+            Via::Gate { listener, id } => {
+                let _ = self.gate(listener).map(|gate| gate.done(id));
+            }
+        }
+    }
+
+    /// Fails the call. Whether that arrives makes no difference.
+    pub(super) fn refuse(&self, asker: Asker, errno: Errno) {
+        match asker.via {
+            Via::Gate { listener, id } => {
+                let _ = self.gate(listener).map(|gate| gate.refuse(id, errno));
+            }
+        }
+    }
+
+    /// Whether the asker still waits: what was read from its memory until now was its own.
+    pub(super) fn still_waits(&self, asker: Asker) -> bool {
+        match asker.via {
+            Via::Gate { listener, id } => {
+                self.gate(listener).is_some_and(|gate| gate.still_waiting(id))
+            }
+        }
+    }
+
+    /// Whether nothing passes any more where it asks.
+    fn is_closed(&self, asker: Asker) -> bool {
+        match asker.via {
+            Via::Gate { listener, .. } => self.gate(listener).is_none_or(Gate::is_closed),
         }
     }
 
@@ -106,60 +180,58 @@ impl Supervisor<'_> {
 
     /// A member of a frozen group asks while others run on. It waits inside the kernel and cannot
     /// stop there; so it is sent on its way, to ask again after the thaw.
-    pub(super) fn hold_frozen(&mut self, at: usize, id: u64, tid: RawPid) -> bool {
+    pub(super) fn hold_frozen(&mut self, asker: Asker) -> bool {
+        let tid = asker.tid;
         if !self.ledger.is_asker_frozen(tid, &mut self.scanner) || mutant::is(Mutant::FrozenForks) {
             return false;
         }
         if !self.ledger.knows(tid) {
             self.ledger.reconcile(&mut self.scanner);
         }
-        if let Some(gate) = self.gates.get(at) {
-            self.held.push((gate.as_fd().as_raw_fd(), id, tid));
-        }
+        self.held.push(asker);
         true
     }
 
     /// Looks after those that are held: whoever is seized is put off, whoever was thawed is asked.
     pub(super) fn on_held(&mut self) {
-        for (listener, id, tid) in std::mem::take(&mut self.held) {
-            let same = |gate: &Gate| gate.as_fd().as_raw_fd() == listener;
-            let Some(at) = self.gates.iter().position(same) else { continue };
-            if !self.gates[at].still_waiting(id) {
+        for asker in std::mem::take(&mut self.held) {
+            if !self.still_waits(asker) {
                 continue;
             }
-            if !self.ledger.is_asker_frozen(tid, &mut self.scanner) {
-                self.on_fork(at, id, tid);
-            } else if self.freezer.awaits(tid) {
-                self.gates[at].put_off(id);
+            let Via::Gate { listener, id } = asker.via;
+            if !self.ledger.is_asker_frozen(asker.tid, &mut self.scanner) {
+                self.on_fork(asker);
+            } else if self.freezer.awaits(asker.tid) {
+                let _ = self.gate(listener).map(|gate| gate.put_off(id));
             } else {
                 // Somebody else traces it, say: it waits for the thaw.
-                self.held.push((listener, id, tid));
+                self.held.push(asker);
             }
         }
     }
 
-    pub(super) fn on_fork(&mut self, at: usize, id: u64, tid: RawPid) {
-        if self.hold_frozen(at, id, tid) {
+    pub(super) fn on_fork(&mut self, asker: Asker) {
+        let tid = asker.tid;
+        if self.hold_frozen(asker) {
             return;
         }
         if !self.ledger.fits(tid, &mut self.scanner) {
             // The limit counts the dead until they are collected, so collect.
             self.reap();
         }
-        let Some(gate) = self.gates.get(at) else { return };
-        if gate.is_closed() {
+        if self.is_closed(asker) {
             self.refused += 1;
-            gate.refuse(id, Errno::EAGAIN);
+            self.refuse(asker, Errno::EAGAIN);
             return;
         }
         if mutant::is(Mutant::UnchargedFork) {
-            gate.allow(id);
+            self.allow(asker);
             return;
         }
         match self.ledger.charge(tid, &mut self.scanner) {
             Ok(fork) => {
                 // Dropping the charge of a call that did not run undoes it.
-                if gate.allow(id) {
+                if self.allow(asker) {
                     self.ledger.forked(tid, fork);
                     self.sampler.forked();
                     self.resources.forked(tid);
@@ -167,7 +239,7 @@ impl Supervisor<'_> {
             }
             Err(errno) => {
                 self.refused += 1;
-                gate.refuse(id, Errno::from_raw(errno.code()));
+                self.refuse(asker, Errno::from_raw(errno.code()));
                 self.note("pids.max", "a fork was refused");
             }
         }

@@ -12,6 +12,7 @@ use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 
 use super::Supervisor;
+use super::asked::Asker;
 use crate::sys::{self, RawPid};
 
 /// The kernel looks at no more of a mask than it can have CPUs; this is for 8192.
@@ -26,38 +27,27 @@ enum Verdict {
 }
 
 impl Supervisor<'_> {
-    pub(super) fn on_affinity(
-        &mut self,
-        at: usize,
-        id: u64,
-        tid: RawPid,
-        target: RawPid,
-        len: u64,
-        address: u64,
-    ) {
-        let verdict = self.choose_cpus(at, id, tid, target, len, address);
-        let Some(gate) = self.gates.get(at) else { return };
-        match verdict {
-            Ok(Verdict::Done) => gate.done(id),
+    pub(super) fn on_affinity(&mut self, asker: Asker, target: RawPid, len: u64, address: u64) {
+        match self.choose_cpus(asker, target, len, address) {
+            Ok(Verdict::Done) => self.done(asker),
             Ok(Verdict::Pass) => {
-                gate.allow(id);
+                self.allow(asker);
                 // From now on it has to be looked for.
                 self.resources.affinity_asks(false);
                 self.resources.poke();
             }
-            Err(errno) => gate.refuse(id, errno),
+            Err(errno) => self.refuse(asker, errno),
         }
     }
 
     fn choose_cpus(
         &mut self,
-        at: usize,
-        id: u64,
-        tid: RawPid,
+        asker: Asker,
         target: RawPid,
         len: u64,
         address: u64,
     ) -> Result<Verdict, Errno> {
+        let tid = asker.tid;
         if target < 0 {
             return Err(Errno::EINVAL);
         }
@@ -71,7 +61,7 @@ impl Supervisor<'_> {
             // It may not be looked into.
             Err(_) => return Ok(Verdict::Pass),
         };
-        if !self.gates.get(at).is_some_and(|gate| gate.still_waiting(id)) {
+        if !self.still_waits(asker) {
             return Ok(Verdict::Pass);
         }
         let target = if target == 0 { tid } else { target };

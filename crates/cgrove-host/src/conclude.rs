@@ -11,8 +11,8 @@ use crate::ledger::GroupId;
 use crate::nested::Reaper;
 use crate::options::{Feature, RunOptions};
 use crate::report::{
-    Backend, Class, Classes, Cpu, Exit, Forks, LeftBehind, Limits, MAX_LISTED, Memory, PidsMax,
-    Reason, Report, Survivor, Tasks, VERSION, nanos,
+    Class, Classes, Cpu, Exit, Forks, LeftBehind, Limits, MAX_LISTED, Memory, PidsMax, Reason,
+    Report, Survivor, Tasks, VERSION, nanos,
 };
 use crate::resources::Figures as Used;
 use crate::supervisor::Supervisor;
@@ -26,7 +26,7 @@ pub const FAILED: i32 = 125;
 /// The report of a run that the supervisor saw to its end.
 pub(crate) fn report(mut run: Supervisor<'_>, used: Used) -> Report {
     let (mut reason, exit) = exit(&run, &used);
-    let gated = run.backend == Backend::Gate;
+    let gated = run.backend.asks();
     let (killed, processes) = run.sweep.survivors();
     let processes: Vec<Survivor> = processes.to_vec();
     let figures = run.ledger.figures(GroupId::RUN);
@@ -145,7 +145,7 @@ pub(crate) fn report(mut run: Supervisor<'_>, used: Used) -> Report {
 pub(crate) fn nested(mut run: Reaper<'_>, left: Option<Left>) -> Report {
     let (mut reason, mut exit) = exit_of(run.fate, run.exec_error, run.timed_out);
     let entered = run.hold.entered.clone();
-    let gated = entered.backend == Backend::Gate;
+    let gated = entered.backend.asks();
     let known = if gated { Class::Exact } else { Class::Sampled };
     let mut warnings = Vec::new();
     let nothing = Exit { code: None, signal: None, status: FAILED };

@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::door::{self, Entered, Entry, Request};
 use crate::error::HostError;
-use crate::filter::{self, Ask};
+use crate::filter::{self, Ask, Whom};
 use crate::inherited;
 use crate::launch::{self, Caller, Launch};
 use crate::nested::{self, Asker, Begun, Hold, Reaper};
@@ -231,9 +231,11 @@ fn run(
     }
     let caller =
         Caller { front: getpid(), group: getpgrp(), mask, sigchld_ignored: plan.sigchld_ignored };
-    let gated = hold.entered.backend == Backend::Gate;
+    let backend = hold.entered.backend;
     let ask = Ask { threads: true, affinity: hold.entered.cpus.is_some() };
-    let program = if gated { filter::program(ask) } else { None };
+    let program = |rung, whom| (backend == rung).then(|| filter::program(ask, whom)).flatten();
+    let gate = program(Backend::Gate, Whom::Listener);
+    let trace = program(Backend::Ptrace, Whom::Tracer);
     let options = RunOptions {
         command: plan.command.into_iter().map(OsString::from_vec).collect(),
         name: plan.name,
@@ -279,8 +281,9 @@ fn run(
             environment: &environment,
             argv: &argv,
             caller: &caller,
-            gate: program.as_deref(),
-            gate_or_nothing: gated,
+            gate: gate.as_deref(),
+            trace: trace.as_deref(),
+            ask_or_nothing: backend.asks(),
             held: plan.held,
             gatekeeper: Some(gatekeeper.as_fd()),
             own_session: true,

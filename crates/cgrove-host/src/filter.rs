@@ -21,7 +21,8 @@
 
 use libc::{
     BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W,
-    SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_USER_NOTIF,
+    SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_TRACE,
+    SECCOMP_RET_USER_NOTIF,
 };
 
 use crate::sys::BpfInsn;
@@ -30,9 +31,11 @@ const OFFSET_NR: u32 = 0;
 const OFFSET_ARCH: u32 = 4;
 const OFFSET_ARGS: u32 = 16;
 const CLONE_THREAD: u32 = libc::CLONE_THREAD as u32;
+const CLONE_UNTRACED: u32 = libc::CLONE_UNTRACED as u32;
 const CLONE_NEWPID: u32 = libc::CLONE_NEWPID as u32;
 const SIGCHLD: u32 = libc::SIGCHLD as u32;
 const ENOSYS: u32 = SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+const AUDIT_ARCH_I386: u32 = 0x4000_0003;
 /// The bit that marks an x32 call on x86-64.
 const X32_BIT: u32 = 0x4000_0000;
 
@@ -161,6 +164,15 @@ const ARCHES: &[Numbers] = &[];
 const COMPAT_ACTIONS: &[(u32, ActionLayout)] =
     &[(174, ActionLayout::Compat), (67, ActionLayout::Opaque), (48, ActionLayout::Opaque)];
 
+/// Without CLONE_UNTRACED, the first argument of a call that makes a task; `None` if it has not got
+/// that. And whether the call is a 32-bit one.
+pub fn traced(arch: u32, nr: i32, args: &[u64; 6]) -> Option<(u64, bool)> {
+    let table = ARCHES.iter().find(|table| table.audit_arch == arch)?;
+    let flag = u64::from(CLONE_UNTRACED);
+    let untraced = (nr as u32) & !table.mask == table.clone && args[0] & flag != 0;
+    untraced.then_some((args[0] & !flag, arch == AUDIT_ARCH_I386))
+}
+
 /// Reads a notified call.
 pub fn classify(arch: u32, nr: i32, args: &[u64; 6]) -> Request {
     let Some(table) = ARCHES.iter().find(|table| table.audit_arch == arch) else {
@@ -197,8 +209,30 @@ pub struct Ask {
     pub affinity: bool,
 }
 
-/// Builds the program. `None` on an architecture whose call numbers this file does not know.
-pub fn program(ask: Ask) -> Option<Vec<BpfInsn>> {
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// The listener of the filter.
+    Listener,
+    /// The tracer of the task.
+    Tracer,
+}
+
+impl Whom {
+    fn action(self) -> u32 {
+        match self {
+            Whom::Listener => SECCOMP_RET_USER_NOTIF,
+            Whom::Tracer => SECCOMP_RET_TRACE,
+        }
+    }
+}
+
+/// Builds the program. `None` on an architecture whose call numbers this file does not know, or
+/// on which nobody knows how a tracer answers.
+pub fn program(ask: Ask, whom: Whom) -> Option<Vec<BpfInsn>> {
+    if whom == Whom::Tracer && cfg!(not(target_arch = "x86_64")) {
+        return None;
+    }
     if ARCHES.is_empty() {
         return None;
     }
@@ -211,12 +245,12 @@ pub fn program(ask: Ask) -> Option<Vec<BpfInsn>> {
     asm.ret(SECCOMP_RET_KILL_PROCESS);
     for (table, &section) in ARCHES.iter().zip(&sections) {
         asm.here(section);
-        arch_section(&mut asm, table, ask);
+        arch_section(&mut asm, table, ask, whom);
     }
     Some(asm.finish())
 }
 
-fn arch_section(asm: &mut Assembler, table: &Numbers, more: Ask) {
+fn arch_section(asm: &mut Assembler, table: &Numbers, more: Ask, whom: Whom) {
     let (ask, clone, clone3, action) = (asm.label(), asm.label(), asm.label(), asm.label());
     let (unshare, setns) = (asm.label(), asm.label());
     asm.load(OFFSET_NR);
@@ -257,14 +291,18 @@ fn arch_section(asm: &mut Assembler, table: &Numbers, more: Ask) {
     if !more.threads {
         let thread = asm.label();
         asm.load(argument_low(0));
+        if whom == Whom::Tracer {
+            // Nobody would trace it, and its forks would all fail.
+            asm.jump_if_set(CLONE_UNTRACED, ask);
+        }
         asm.jump_if_set(CLONE_THREAD, thread);
-        asm.ret(SECCOMP_RET_USER_NOTIF);
+        asm.ret(whom.action());
         asm.here(thread);
         asm.ret(SECCOMP_RET_ALLOW);
     }
 
     asm.here(ask);
-    asm.ret(SECCOMP_RET_USER_NOTIF);
+    asm.ret(whom.action());
 
     // The signal is an int: only the low half counts. The action is a pointer: both halves do.
     let (child_signal, low_is_null, null) = (asm.label(), asm.label(), asm.label());
@@ -275,11 +313,11 @@ fn arch_section(asm: &mut Assembler, table: &Numbers, more: Ask) {
     asm.here(child_signal);
     asm.load(argument_low(1));
     asm.jump_if_equal(0, low_is_null);
-    asm.ret(SECCOMP_RET_USER_NOTIF);
+    asm.ret(whom.action());
     asm.here(low_is_null);
     asm.load(argument_low(1) + 4);
     asm.jump_if_equal(0, null);
-    asm.ret(SECCOMP_RET_USER_NOTIF);
+    asm.ret(whom.action());
     asm.here(null);
     asm.ret(SECCOMP_RET_ALLOW);
 }
@@ -443,15 +481,30 @@ mod tests {
             (0xc000_00b7, 220, [0, 0], SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_KILL_PROCESS),
         ];
         let threads = Ask { threads: true, affinity: false };
-        let (limited, free) = (program(threads).unwrap(), program(Ask::default()).unwrap());
+        let of = |ask| program(ask, Whom::Listener);
+        let (limited, free) = (of(threads).unwrap(), of(Ask::default()).unwrap());
         for (arch, nr, args, with_limit, without) in table {
             assert_eq!(run(&limited, arch, nr, args), with_limit, "{arch:#x} {nr} {args:?}");
             assert_eq!(run(&free, arch, nr, args), without, "{arch:#x} {nr} {args:?}");
         }
-        let pinned = program(Ask { threads: false, affinity: true }).unwrap();
+        let pinned = of(Ask { threads: false, affinity: true }).unwrap();
         for (arch, nr, asks) in [(native, 203, true), (i386, 241, true), (native, 204, false)] {
             assert_eq!(run(&pinned, arch, nr, [0, 0]), if asks { ASK } else { ALLOW }, "{nr}");
             assert_eq!(run(&free, arch, nr, [0, 0]), ALLOW, "{nr}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn a_tracer_is_asked_about_what_it_would_not_trace() {
+        let traced = program(Ask::default(), Whom::Tracer).unwrap();
+        let (thread, untraced) = (u64::from(CLONE_THREAD), u64::from(CLONE_UNTRACED));
+        for arch_and_clone in [(0xc000_003e, 56), (0x4000_0003, 120)] {
+            let (arch, clone) = arch_and_clone;
+            assert_eq!(run(&traced, arch, clone, [thread, 0]), ALLOW);
+            for flags in [17, untraced, thread | untraced] {
+                assert_eq!(run(&traced, arch, clone, [flags, 0]), SECCOMP_RET_TRACE, "{flags:#x}");
+            }
         }
     }
 

@@ -36,6 +36,9 @@
 //! supervisor for good, and so could a file server that is frozen itself. So a SEIZE that takes
 //! long is given up (`sys::Impatient`) and tried *again* later.
 //!
+//! Where forks ask by ptrace (`tracer.rs`) everyone is seized already, and stays so: a freeze only
+//! interrupts, and a thaw only lets go on.
+//!
 //! Besides the core's freezes there are *halts* (`halt.rs`), by which limits hold: the same stops, of
 //! single processes, that no file tells of. A task goes on when neither wants it stopped.
 //!
@@ -54,13 +57,15 @@ use nix::unistd::getpid;
 pub use loose::{Frozen, Loose, Why};
 use loose::{is_in_vfork, name_of, refusal};
 
+use crate::gate::Asked;
 use crate::ledger::Ledger;
 use crate::mutant::{self, Mutant};
 use crate::procfs::Proc;
 use crate::report::Class;
 use crate::sampler::Sampler;
 use crate::scan::Scanner;
-use crate::sys::{self, Fate, Peeked, RawPid, TraceStop, Waited};
+use crate::sys::{self, Continued, Fate, Peeked, RawPid, TraceStop, Waited};
+use crate::tracer::{self, Tracer};
 
 /// How long whoever asked waits for tasks in an uninterruptible sleep. Less than the door's own.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -104,10 +109,27 @@ enum Standing {
     Loose(Why),
 }
 
+/// What is known of a command that is traced and stopped by a signal.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum StoppedCommand {
+    /// It is not.
+    #[default]
+    No,
+    /// By this one, which is to be told.
+    Untold(i32),
+    /// And that was told.
+    Told,
+}
+
 /// The tracer's side of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Freezer {
     tasks: HashMap<RawPid, Standing>,
+    /// Everyone is traced, for his forks.
+    pub(crate) tracer: Option<Tracer>,
+    /// The command, and whether it was stopped while its parent traced it, who so is not told.
+    command: RawPid,
+    stopped_command: StoppedCommand,
     /// Those of them that the core wants frozen.
     ordered: HashSet<RawPid>,
     /// Those of them that a halt holds, with the process of each.
@@ -263,10 +285,11 @@ impl Freezer {
         Some(Frozen { undone: true, ..self.now(proc) })
     }
 
-    /// Those that were stopped by a signal before they were frozen.
+    /// Those that a signal has stopped and that are in a ptrace-stop, which is all that shows.
     pub(crate) fn stopped_jobs(&self) -> impl Iterator<Item = RawPid> + '_ {
         let job = |it: &Standing| matches!(it, Standing::Stopped { job: true, .. });
-        self.tasks.iter().filter(move |(_, it)| job(it)).map(|(tid, _)| *tid)
+        let frozen = self.tasks.iter().filter(move |(_, it)| job(it)).map(|(tid, _)| *tid);
+        frozen.chain(self.tracer.iter().flat_map(Tracer::stopped))
     }
 
     /// Where those are whom the core wants frozen.
@@ -281,22 +304,34 @@ impl Freezer {
         proc: &mut Proc,
         command: RawPid,
     ) -> Result<Option<Waited>, Errno> {
-        if self.tasks.is_empty() || mutant::is(Mutant::TraceesConfused) {
+        let traced = self.tracer.is_some();
+        if !traced && (self.tasks.is_empty() || mutant::is(Mutant::TraceesConfused)) {
             return sys::wait_child(sys::WaitFor::Changes);
         }
         loop {
+            self.command = command;
+            if let StoppedCommand::Untold(signal) = self.stopped_command {
+                self.stopped_command = StoppedCommand::Told;
+                return Ok(Some(change(command, Fate::Stopped(signal))));
+            }
             let Some((pid, what)) = sys::peek_any()? else {
                 // Not asked for with the others: it would take the news from a tracee's parent.
-                let continued = sys::was_continued(command);
-                return Ok(continued.then_some(Waited {
-                    pid: command,
-                    fate: Fate::Continued,
-                    cpu: sys::CpuTime::default(),
-                    max_rss: 0,
-                }));
+                match sys::take_continued(command) {
+                    None => return Ok(None),
+                    Some(Continued::Stopped(stop)) => {
+                        if self.is_tracee(command) {
+                            self.stopped(command, stop, proc);
+                        } else {
+                            self.passes(command, stop, command);
+                        }
+                        continue;
+                    }
+                    Some(Continued::Taken) => {}
+                }
+                self.stopped_command = StoppedCommand::No;
+                return Ok(Some(change(command, Fate::Continued)));
             };
-            let runs = |it: &Standing| matches!(it, Standing::Loose(_) | Standing::Again { .. });
-            let tracee = self.tasks.get(&pid).is_some_and(|it| !runs(it));
+            let tracee = self.is_tracee(pid);
             match what {
                 Peeked::Stopped if tracee => {
                     // There are more, mostly, and one tid costs less than any.
@@ -305,12 +340,15 @@ impl Freezer {
                         self.stopped(pid, stop, proc);
                     }
                 }
-                Peeked::Ended if tracee => {
+                Peeked::Ended if tracee || traced => {
                     let parent = proc.stat(pid).map_or(0, |stat| stat.ppid);
                     // Of a thread the kernel tells what its whole process used.
                     let thread = proc.process_of(pid).is_some_and(|leader| leader != pid);
                     let Some(waited) = sys::wait_for(pid)? else { continue };
                     self.tasks.remove(&pid);
+                    if let Some(tracer) = &mut self.tracer {
+                        tracer.lost(pid);
+                    }
                     if thread && !mutant::is(Mutant::ThreadsCounted) {
                         continue;
                     }
@@ -320,6 +358,11 @@ impl Freezer {
                             && proc.stat(parent).map_or(true, |stat| stat.is_zombie()));
                     if ours || mutant::is(Mutant::EndsMistaken) {
                         return Ok(Some(waited));
+                    }
+                }
+                Peeked::Stopped if traced && self.is_traced(pid, proc) => {
+                    if let Ok(Some(stop)) = sys::wait_trace_stop(pid) {
+                        self.passes(pid, stop, command);
                     }
                 }
                 // As after an execve, with the id that its leader had.
@@ -340,6 +383,70 @@ impl Freezer {
                     }
                 }
             }
+        }
+    }
+
+    /// Seizes a task for its forks' sake: it and all that come from it ask by ptrace from now on.
+    ///
+    /// Errors as of PTRACE_SEIZE; EBUSY: a freeze or a halt has it, until it goes on.
+    pub(crate) fn trace(&mut self, tid: RawPid) -> Result<(), Errno> {
+        if self.tasks.contains_key(&tid) {
+            return Err(Errno::EBUSY);
+        }
+        sys::ptrace_seize(tid, tracer::OPTIONS, &sys::Impatient::new())?;
+        self.tracer.get_or_insert_default().took(tid);
+        Ok(())
+    }
+
+    /// Undoes [`Freezer::trace`] of the only one.
+    pub(crate) fn untrace(&mut self, tid: RawPid) {
+        self.tracer = None;
+        if sys::ptrace_interrupt(tid).is_ok() {
+            self.leave(tid);
+        }
+    }
+
+    /// Those that ask, and that neither a freeze nor a halt has.
+    pub(crate) fn askers(&self) -> Vec<(RawPid, Asked)> {
+        let askers = self.tracer.iter().flat_map(Tracer::askers);
+        askers.filter(|(tid, _)| !self.tasks.contains_key(tid)).collect()
+    }
+
+    /// Whether a freeze or a halt has this task.
+    fn is_tracee(&self, tid: RawPid) -> bool {
+        let runs = |it: &Standing| matches!(it, Standing::Loose(_) | Standing::Again { .. });
+        self.tasks.get(&tid).is_some_and(|it| !runs(it))
+    }
+
+    fn is_traced(&self, tid: RawPid, proc: &mut Proc) -> bool {
+        self.tracer.as_ref().is_some_and(|tracer| tracer.knows(tid))
+            || proc.tracer(tid) == Some(getpid().as_raw())
+    }
+
+    /// A traced task stands that nobody has asked to.
+    fn passes(&mut self, tid: RawPid, stop: TraceStop, command: RawPid) {
+        self.stood(tid, stop);
+        let Some(tracer) = &self.tracer else { return };
+        if tid == command && tracer::is_group_stop(stop) {
+            if self.stopped_command == StoppedCommand::No {
+                self.stopped_command = StoppedCommand::Untold(stop.signal);
+            }
+        } else if tid == command {
+            self.stopped_command = StoppedCommand::No;
+        }
+        if !tracer.is_asking(tid) {
+            tracer.go_on(tid, stop);
+        }
+    }
+
+    fn stood(&mut self, tid: RawPid, stop: TraceStop) {
+        let Some(tracer) = &mut self.tracer else { return };
+        if let Some(former) = tracer.stood(tid, stop) {
+            self.tasks.remove(&former);
+            self.ordered.remove(&former);
+            self.held.remove(&former);
+            self.awaited.retain(|tid| *tid != former);
+            self.settled = false;
         }
     }
 
@@ -435,8 +542,18 @@ impl Freezer {
             Some(Standing::Loose(_)) | None => {}
             Some(_) => return,
         }
+        let (mut seize, mut options) = (true, 0);
+        if let Some(tracer) = &self.tracer {
+            if tracer.is_asking(tid) {
+                self.able = true;
+                self.tasks.insert(tid, Standing::Stopped { signal: 0, job: false });
+                return;
+            }
+            (seize, options) = (!tracer.knows(tid), tracer::OPTIONS);
+        }
         // Nothing may come between the two: until the second the task runs, and is traced.
-        let seized = sys::ptrace_seize(tid, impatient).and_then(|()| sys::ptrace_interrupt(tid));
+        let seized = if seize { sys::ptrace_seize(tid, options, impatient) } else { Ok(()) };
+        let seized = seized.and_then(|()| sys::ptrace_interrupt(tid));
         let standing = match seized {
             Ok(()) => {
                 self.able = true;
@@ -478,6 +595,10 @@ impl Freezer {
     }
 
     fn let_go(&mut self, tid: RawPid, proc: &mut Proc) {
+        if self.tracer.is_some() {
+            self.let_pass(tid);
+            return;
+        }
         match self.tasks.remove(&tid) {
             Some(Standing::Stopped { signal, job }) => {
                 self.news |= job;
@@ -494,6 +615,23 @@ impl Freezer {
                 self.leave(tid);
             }
             Some(Standing::Dead | Standing::Loose(_) | Standing::Again { .. }) | None => {}
+        }
+    }
+
+    /// The same where everyone stays traced. Who has not come to his stop yet will pass it.
+    fn let_pass(&mut self, tid: RawPid) {
+        let (standing, tracer) = (self.tasks.remove(&tid), self.tracer.as_ref());
+        let (Some(Standing::Stopped { signal, job }), Some(tracer)) = (standing, tracer) else {
+            return;
+        };
+        if tracer.is_asking(tid) {
+            return;
+        }
+        let event = if job { libc::PTRACE_EVENT_STOP } else { 0 };
+        tracer.go_on(tid, TraceStop { signal, event });
+        if job && tid == self.command && self.stopped_command == StoppedCommand::No {
+            self.stopped_command = StoppedCommand::Untold(libc::SIGSTOP);
+            self.news = true;
         }
     }
 
@@ -551,6 +689,7 @@ impl Freezer {
     }
 
     fn stopped(&mut self, tid: RawPid, stop: TraceStop, proc: &mut Proc) {
+        self.stood(tid, stop);
         // Without an event it is about to take a signal. With one it takes none; a signal named
         // there is the one that stopped its process.
         let signal = if stop.event == 0 { stop.signal } else { 0 };
@@ -677,4 +816,8 @@ impl Freezer {
         let class = if exact { Class::Exact } else { Class::Sampled };
         Frozen { class, loose: named, count, undone: false, thawed }
     }
+}
+
+fn change(pid: RawPid, fate: Fate) -> Waited {
+    Waited { pid, fate, cpu: sys::CpuTime::default(), max_rss: 0 }
 }

@@ -126,7 +126,8 @@ fn run_inside(
         caller,
         // The run around has one already.
         gate: None,
-        gate_or_nothing: false,
+        trace: None,
+        ask_or_nothing: false,
         held: options.set.iter().any(|(file, _)| file == "cgroup.freeze"),
         gatekeeper: None,
         own_session: false,

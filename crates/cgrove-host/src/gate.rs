@@ -151,20 +151,44 @@ impl AsFd for Gate {
 /// listener. Tries the best flags first and sets no_new_privs only if the kernel insists, so that
 /// a privileged caller keeps its setuid programs.
 ///
-/// Errors as of [`sys::seccomp_install`]; EOPNOTSUPP on an architecture without a table.
-pub fn install(program: Option<&[BpfInsn]>) -> Result<OwnedFd, Errno> {
-    let program = program.ok_or(Errno::EOPNOTSUPP)?;
+/// Errors as of [`sys::seccomp_install`].
+pub fn install(program: &[BpfInsn]) -> Result<OwnedFd, Errno> {
     let base = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_SPEC_ALLOW;
-    let mut flags = base | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
-    loop {
-        match sys::seccomp_install(program, flags) {
-            Err(Errno::EACCES) if !sys::has_no_new_privs() => sys::no_new_privs()?,
-            // Before Linux 5.19.
-            Err(Errno::EINVAL) if flags != base => flags = base,
-            Err(errno) => return Err(errno),
-            Ok(listener) => return listener.ok_or(Errno::EBADF),
+    // The second before Linux 5.19.
+    let flags = [base | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, base];
+    try_flags(&flags, |flags| sys::seccomp_install(program, flags))?.ok_or(Errno::EBADF)
+}
+
+/// The same for a filter that asks the tracer: by prctl(2) where seccomp(2) is refused.
+pub(crate) fn install_for_tracer(program: &[BpfInsn]) -> Result<(), Errno> {
+    let by_seccomp = try_flags(&[SECCOMP_FILTER_FLAG_SPEC_ALLOW, 0], |flags| {
+        sys::seccomp_install(program, flags).map(drop)
+    });
+    match by_seccomp {
+        Ok(()) => Ok(()),
+        // Not what this system call can do is the matter, but that it is made.
+        Err(_) => try_flags(&[0], |_| sys::seccomp_install_by_prctl(program)),
+    }
+}
+
+/// Tries flags, the best first, and sets no_new_privs if the kernel insists.
+fn try_flags<T>(
+    flags: &[libc::c_ulong],
+    install: impl Fn(libc::c_ulong) -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    let mut last = Errno::EINVAL;
+    for flags in flags {
+        let mut got = install(*flags);
+        if matches!(got, Err(Errno::EACCES)) && !sys::has_no_new_privs() {
+            sys::no_new_privs()?;
+            got = install(*flags);
+        }
+        match got {
+            Err(Errno::EINVAL) => last = Errno::EINVAL,
+            other => return other,
         }
     }
+    Err(last)
 }
 
 /// Why the gate cannot be had, in words.
@@ -176,6 +200,17 @@ pub fn why_not(errno: Errno) -> String {
         Errno::EINVAL => "the kernel has no seccomp user notification (Linux 5.0)",
         Errno::EOPNOTSUPP => "cgrove does not know this architecture's system calls",
         Errno::EMFILE => "no file descriptor was left for the listener",
+        other => other.desc(),
+    };
+    format!("{words} ({errno:?})")
+}
+
+/// Why forks cannot ask by ptrace, in words.
+pub(crate) fn why_not_traced(errno: Errno) -> String {
+    let words = match errno {
+        Errno::EPERM | Errno::EACCES => "this place forbids ptrace",
+        Errno::ENOSYS => "an outer filter refuses ptrace",
+        Errno::EOPNOTSUPP => "cgrove cannot answer by ptrace on this architecture",
         other => other.desc(),
     };
     format!("{words} ({errno:?})")

@@ -61,9 +61,8 @@ fn become_keeper(mut options: RunOptions, socket: std::os::fd::OwnedFd, started:
     sys::set_signal_ignored(libc::SIGCHLD, false);
     if options.backend == BackendChoice::Auto {
         // Every command is to have the same, so it is settled once.
-        let works = probe::try_gate();
-        let backend = if works.is_ok() { Backend::Gate } else { Backend::Reaper };
-        options.backend = BackendChoice::Only(backend);
+        let backend = Backend::ALL.into_iter().find(|rung| probe::try_rung(*rung).is_ok());
+        options.backend = BackendChoice::Only(backend.unwrap_or(Backend::Reaper));
     }
     let caller = Caller {
         // Nobody is, and nobody's parent has this pid.

@@ -40,10 +40,12 @@ pub struct Launch<'a> {
     pub environment: &'a [CString],
     /// What to restore.
     pub caller: &'a Caller,
-    /// The gate's filter; `None` for the reaper backend.
+    /// The filter that asks a listener; `None`: not to be tried.
     pub gate: Option<&'a [BpfInsn]>,
-    /// Do not run the command without the gate.
-    pub gate_or_nothing: bool,
+    /// The filter that asks a tracer, if the other cannot be had; `None`: not to be tried.
+    pub trace: Option<&'a [BpfInsn]>,
+    /// Do not run the command if its forks ask nobody.
+    pub ask_or_nothing: bool,
     /// Wait for [`let_start`] before the exec.
     pub held: bool,
     /// Where the listener goes, if not where the rest is reported.
@@ -53,6 +55,11 @@ pub struct Launch<'a> {
     /// The CPUs that it may use; `None` leaves them as they are.
     pub cpus: Option<&'a [u32]>,
 }
+
+/// Words to a command that has not executed yet.
+const START: u8 = b'g';
+const TRACED: u8 = b't';
+const UNTRACED: u8 = b'n';
 
 /// The exit status of a command that cannot be executed, as in every shell.
 pub fn exec_status(errno: Errno) -> i32 {
@@ -106,8 +113,17 @@ pub fn start(launch: &Launch<'_>) -> Result<(RawPid, OwnedFd), HostError> {
 
 /// Lets a held command start, or freeze: whatever is to stop it must be under way.
 pub fn let_start(socket: BorrowedFd<'_>) {
+    say(socket, START);
+}
+
+/// Answers a command that wants to be traced.
+pub(crate) fn answer_traced(socket: BorrowedFd<'_>, traced: bool) {
+    say(socket, if traced { TRACED } else { UNTRACED });
+}
+
+fn say(socket: BorrowedFd<'_>, word: u8) {
     // Fails if the command is dead.
-    let _ = nix::unistd::write(socket, b"g");
+    let _ = nix::unistd::write(socket, &[word]);
 }
 
 /// A setuid program started by somebody without rights could not be killed by him. The gate comes
@@ -116,6 +132,42 @@ fn stay_killable() {
     if !geteuid().is_root() {
         // Fails on no kernel that has it, and Linux has had it since 3.5.
         let _ = sys::no_new_privs();
+    }
+}
+
+/// Has the supervisor trace this process, and then its forks ask it. `held`: it has not said yet that
+/// the command may start.
+pub(crate) fn be_traced(
+    program: &[BpfInsn],
+    to: BorrowedFd<'_>,
+    held: &mut bool,
+) -> Result<(), Errno> {
+    FromCommand::TraceMe(getpid().as_raw()).send(to)?;
+    loop {
+        match word(to) {
+            Some(START) => *held = false,
+            Some(TRACED) => break,
+            Some(_) => return Err(Errno::EPERM),
+            None => return Err(Errno::EPIPE),
+        }
+    }
+    let installed = gate::install_for_tracer(program);
+    match installed {
+        Ok(()) => FromCommand::Traced.send(to),
+        Err(errno) => FromCommand::NoTrace(errno).send(to),
+    }?;
+    installed
+}
+
+/// The next word of the supervisor, or of who else waits for this process.
+fn word(from: BorrowedFd<'_>) -> Option<u8> {
+    let mut word = [0];
+    loop {
+        match nix::unistd::read(from, &mut word) {
+            Err(Errno::EINTR) => {}
+            Ok(1) => return Some(word[0]),
+            Ok(_) | Err(_) => return None,
+        }
     }
 }
 
@@ -132,36 +184,46 @@ fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
         // What lies within the caller's own cannot be refused.
         let _ = sys::set_cpus_of(0, cpus.iter().copied());
     }
-    if launch.gate.is_none() {
-        stay_killable();
-    }
+    // Without the listener in the supervisor's hands every fork would fail: give up.
+    let to = launch.gatekeeper.unwrap_or(report.as_fd());
+    let give_up = |errno| -> ! {
+        let _ = FromCommand::GaveUp(errno).send(report.as_fd());
+        sys::exit_now(125)
+    };
+    let mut held = launch.held;
+    let mut refusal = None;
+    let mut asks = false;
     if let Some(program) = launch.gate {
-        let installed = match gate::install(Some(program)) {
+        let installed = match gate::install(program) {
             Ok(listener) => FromCommand::Listener(listener),
             Err(errno) => FromCommand::NoGate(errno),
         };
-        let refusal = match installed {
-            FromCommand::NoGate(errno) => Some(errno),
-            _ => None,
-        };
-        // Without the listener in the supervisor's hands every fork would fail: give up.
-        let to = launch.gatekeeper.unwrap_or(report.as_fd());
-        let sent = installed.send(to);
-        let refused = refusal.is_some();
-        if let Some(errno) = sent.err().or(refusal.filter(|_| launch.gate_or_nothing)) {
-            let _ = FromCommand::GaveUp(errno).send(report.as_fd());
-            sys::exit_now(125);
+        match installed {
+            FromCommand::NoGate(errno) => refusal = Some(errno),
+            _ => asks = true,
         }
-        if refused {
-            stay_killable();
+        if let Err(errno) = installed.send(to) {
+            give_up(errno);
         }
+    }
+    if let Some(program) = launch.trace.filter(|_| !asks) {
+        match be_traced(program, to, &mut held) {
+            Ok(()) => asks = true,
+            Err(errno) => refusal = Some(errno),
+        }
+    }
+    if !asks {
+        if launch.ask_or_nothing {
+            give_up(refusal.unwrap_or(Errno::EOPNOTSUPP));
+        }
+        stay_killable();
     }
     if launch.caller.sigchld_ignored {
         sys::set_signal_ignored(libc::SIGCHLD, true);
     }
-    if launch.held {
+    if held {
         // The end of the stream is as good: the supervisor is dead, and so are we.
-        while nix::unistd::read(&report, &mut [0]) == Err(Errno::EINTR) {}
+        let _ = word(report.as_fd());
     }
     let _ = launch.caller.mask.thread_set_mask();
     let argv: Vec<&CStr> = launch.argv.iter().map(CString::as_c_str).collect();

@@ -224,8 +224,8 @@ impl Ledger {
         fork
     }
 
-    /// The charged fork was let through.
-    pub fn forked(&mut self, tid: RawPid, fork: Fork) {
+    /// The charged fork was let through. Returns the group of it.
+    pub fn forked(&mut self, tid: RawPid, fork: Fork) -> GroupId {
         // If everyone has a name and was there a moment ago, or asks, so many exist once the fork
         // succeeds.
         let all_there = self.all_seen || self.known.len() == 1 || mutant::is(Mutant::DeadCounted);
@@ -244,6 +244,27 @@ impl Ledger {
             of.nameless.push(fork);
         }
         self.unproven.insert(tid, Unproven { group, since: Instant::now(), ticks: None });
+        group
+    }
+
+    /// The latest fork that thread `tid` was let make did not happen: a signal took it out of the
+    /// call, which begins anew.
+    pub fn failed(&mut self, tid: RawPid, group: GroupId) {
+        let to_come = self.unproven.remove(&tid).is_some();
+        if !self.exists(group) {
+            return;
+        }
+        for id in self.chain(group).collect::<Vec<_>>() {
+            let of = self.group_mut(id);
+            of.forks = of.forks.saturating_sub(1);
+        }
+        // No matter which: there is one more than there are children to come. Had a census proven
+        // the fork finished, it would have cancelled one.
+        if to_come && let Some(charge) = self.group_mut(group).nameless.pop() {
+            self.fx.set_now(self.now());
+            charge.cancel(&mut self.fx);
+            self.perform();
+        }
     }
 
     /// The reaper collected this process: all its threads are gone with it.

@@ -33,6 +33,7 @@ pub mod gate;
 pub mod inherited;
 pub mod keeper;
 pub mod kill;
+mod ladder;
 pub mod launch;
 pub mod ledger;
 #[doc(hidden)]
@@ -53,6 +54,7 @@ pub mod stdio;
 pub mod supervisor;
 pub mod sys;
 pub mod title;
+mod tracer;
 pub mod wire;
 
 pub use conclude::{FAILED, TIMED_OUT};

@@ -66,6 +66,10 @@ pub enum Mutant {
     HaltShown,
     /// The end of a traced thread passes for that of a process.
     ThreadsCounted,
+    /// A child that is not to be traced is not.
+    UntracedChild,
+    /// What a fork that did not happen was counted for stays counted.
+    FailedForks,
     /// Time of children that were waited for is charged again.
     OwedForgotten,
     /// Nobody is put back onto his CPUs.

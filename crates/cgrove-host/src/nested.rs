@@ -28,7 +28,7 @@ use crate::error::HostError;
 use crate::kill::{self, Sweep};
 use crate::launch::{self, Caller, Launch};
 use crate::options::{BackendChoice, Requirement, RunOptions};
-use crate::report::{Backend, Report};
+use crate::report::Report;
 use crate::scan::{Identity, Scanner};
 use crate::shell::Shell;
 use crate::sys::{self, Fate, RawPid, WaitFor};
@@ -107,6 +107,9 @@ fn words(errno: Errno, options: &RunOptions) -> String {
     }
 }
 
+/// How long a supervisor that is ending may take to be gone, in milliseconds.
+const LAST_NEWS_MS: u16 = 1000;
+
 /// How far the group has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -184,14 +187,18 @@ pub(crate) fn check(options: &RunOptions, entered: &Entered, caller: &Caller) ->
             "start the outer run with --pids-max, or drop the requirement",
         ));
     }
-    (options.backend == BackendChoice::Only(Backend::Gate) && entered.backend != Backend::Gate)
-        .then(|| {
-            HostError::new(
-                "--backend gate is not possible",
-                &entered.backend_reason,
-                "drop it, or run `cgrove doctor` to see what this place allows",
-            )
-        })
+    let BackendChoice::Only(only) = options.backend else { return None };
+    (only != entered.backend).then(|| {
+        HostError::new(
+            format_args!("--backend {} is not possible", only.name()),
+            format_args!(
+                "the run around has {} ({})",
+                entered.backend.name(),
+                entered.backend_reason
+            ),
+            "drop it, or run `cgrove doctor` to see what this place allows",
+        )
+    })
 }
 
 fn unmet_for_threads(options: &RunOptions, entered: &Entered, caller: &Caller) -> bool {
@@ -258,6 +265,11 @@ impl<'a> Reaper<'a> {
             self.wait();
         }
         let left = if self.alone { None } else { self.leave() };
+        if left.is_none() && !self.alone {
+            // A supervisor that traces takes the tree along before its descriptors are closed.
+            let mut link = [PollFd::new(self.hold.link.as_fd(), PollFlags::POLLIN)];
+            self.alone = poll(&mut link, PollTimeout::from(LAST_NEWS_MS)).is_ok_and(|n| n > 0);
+        }
         conclude::nested(self, left)
     }
 

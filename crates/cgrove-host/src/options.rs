@@ -60,9 +60,9 @@ impl Feature {
     pub fn class(self, backend: Backend, sigchld_ignored: bool) -> Class {
         match (self, backend) {
             // By looking, and by halts.
-            (Feature::Memory | Feature::CpuMax, Backend::Gate) => Class::Sampled,
-            (Feature::Cpu, Backend::Gate) if sigchld_ignored => Class::Sampled,
-            (_, Backend::Gate) => Class::Exact,
+            (Feature::Memory | Feature::CpuMax, _) => Class::Sampled,
+            (Feature::Cpu, _) if sigchld_ignored => Class::Sampled,
+            (_, Backend::Gate | Backend::Ptrace) => Class::Exact,
             (_, Backend::Reaper) => Class::Sampled,
         }
     }
@@ -121,12 +121,6 @@ impl RunOptions {
     /// What has to be asked at the gate besides forks.
     pub fn asks(&self) -> Ask {
         Ask { threads: self.limits_tasks(), affinity: self.limits_cpus() }
-    }
-
-    /// Whether nothing but the gate will do, given what the caller handed us.
-    pub fn needs_gate(&self, sigchld_ignored: bool) -> bool {
-        self.backend == BackendChoice::Only(Backend::Gate)
-            || self.unmet(Backend::Reaper, sigchld_ignored).is_some()
     }
 
     /// Whether this feature is required to be better than sampled.

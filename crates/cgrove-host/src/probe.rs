@@ -5,20 +5,27 @@
 //! and what comes back is reported as found. A run does not probe; it tries and falls back.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::getpid;
 use serde::Serialize;
 
-use crate::filter;
+use crate::filter::{self, Whom};
 use crate::gate::{self, Asked, Gate, Question};
+use crate::launch;
 use crate::options::Feature;
 use crate::procfs::Proc;
 use crate::report::{Backend, Class};
-use crate::sys::{self, ForkSide};
+use crate::sys::{self, ForkSide, RawPid};
+use crate::tracer::{self, Tracer};
 use crate::wire::{self, FromCommand};
 
+/// As much as a filter can ask.
+const EVERYTHING: filter::Ask = filter::Ask { threads: true, affinity: true };
 /// How long the probing child may take.
 const PATIENCE_MS: u16 = 2000;
 
@@ -174,13 +181,13 @@ fn probe_gate() -> GateProbe {
 
 pub(crate) fn try_gate() -> Result<bool, String> {
     let words = |what: &str, errno: Errno| format!("{what}: {}", errno.desc());
-    let program = filter::program(filter::Ask { threads: true, affinity: true })
+    let program = filter::program(EVERYTHING, Whom::Listener)
         .ok_or_else(|| gate::why_not(Errno::EOPNOTSUPP))?;
     let (ours, theirs) = wire::pair().map_err(|e| words("no socket pair", e))?;
     let child = match sys::fork().map_err(|e| words("cannot fork", e))? {
         ForkSide::Child => {
             drop(ours);
-            let message = match gate::install(Some(&program)) {
+            let message = match gate::install(&program) {
                 Ok(listener) => FromCommand::Listener(listener),
                 Err(errno) => FromCommand::NoGate(errno),
             };
@@ -212,14 +219,7 @@ pub(crate) fn try_gate() -> Result<bool, String> {
 
 /// Takes the listener and lets one fork through. Returns whether wake-ups can be synchronous.
 fn answer_one(socket: BorrowedFd<'_>) -> Result<bool, String> {
-    let wait = |fd: BorrowedFd<'_>| match poll(
-        &mut [PollFd::new(fd, PollFlags::POLLIN)],
-        PollTimeout::from(PATIENCE_MS),
-    ) {
-        Ok(n) if n > 0 => Ok(()),
-        _ => Err("the probing child does not answer".to_owned()),
-    };
-    wait(socket)?;
+    patient(socket)?;
     let listener = match FromCommand::receive(socket) {
         Ok(Some(FromCommand::Listener(listener))) => listener,
         Ok(Some(FromCommand::NoGate(errno))) | Err(errno) => return Err(gate::why_not(errno)),
@@ -227,10 +227,129 @@ fn answer_one(socket: BorrowedFd<'_>) -> Result<bool, String> {
     };
     let sync = sys::notif_sync_wake_up(listener.as_fd()).is_ok();
     let gate = Gate::new(listener);
-    wait(gate.as_fd())?;
+    patient(gate.as_fd())?;
     match gate.receive() {
         Ok(Some(Question { id, asked: Asked::Fork { .. }, .. })) if gate.allow(id) => Ok(sync),
         Ok(_) => Err("the fork did not ask".to_owned()),
         Err(errno) => Err(gate::why_not(errno)),
+    }
+}
+
+/// Whether a backend can be had here, and if not why. The calling process must be single-threaded,
+/// and have no children.
+pub(crate) fn try_rung(rung: Backend) -> Result<(), String> {
+    match rung {
+        Backend::Gate => try_gate().map(drop),
+        Backend::Ptrace => try_trace(),
+        Backend::Reaper => Ok(()),
+    }
+}
+
+/// Traces a child, lets it install the filter and fork once through it, and sees what happens.
+fn try_trace() -> Result<(), String> {
+    let words = |what: &str, errno: Errno| format!("{what}: {}", errno.desc());
+    let program = filter::program(EVERYTHING, Whom::Tracer)
+        .ok_or_else(|| gate::why_not_traced(Errno::EOPNOTSUPP))?;
+    let (ours, theirs) = wire::pair().map_err(|e| words("no socket pair", e))?;
+    let child = match sys::fork().map_err(|e| words("cannot fork", e))? {
+        ForkSide::Child => {
+            drop(ours);
+            let mut held = false;
+            if launch::be_traced(&program, theirs.as_fd(), &mut held).is_err() {
+                sys::exit_now(1);
+            }
+            let status = match sys::fork() {
+                Ok(ForkSide::Child) => 0,
+                Ok(ForkSide::Parent(pid)) => i32::from(sys::wait_for_end(pid).is_err()),
+                Err(_) => 2,
+            };
+            sys::exit_now(status)
+        }
+        ForkSide::Parent(pid) => pid,
+    };
+    drop(theirs);
+    let traced = follow(child, ours.as_fd());
+    // If it is there still; what it forked goes with it, being traced.
+    let _ = sys::kill(child, libc::SIGKILL);
+    while let Ok(Some(_)) = sys::wait_for_end(-1) {}
+    traced
+}
+
+/// Lets a child that wants to be traced fork once.
+fn follow(child: RawPid, socket: BorrowedFd<'_>) -> Result<(), String> {
+    let until = Instant::now() + Duration::from_millis(PATIENCE_MS.into());
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    let how = SigmaskHow::SIG_BLOCK;
+    let before = mask.thread_swap_mask(how).map_err(|e| e.desc().to_owned())?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&mask, flags).map_err(|e| e.desc().to_owned())?;
+    let followed = follow_until(child, socket, &signals, until);
+    let _ = before.thread_set_mask();
+    followed
+}
+
+fn follow_until(
+    child: RawPid,
+    socket: BorrowedFd<'_>,
+    signals: &SignalFd,
+    until: Instant,
+) -> Result<(), String> {
+    let died = || "the probing child died".to_owned();
+    let next = || match FromCommand::receive(socket) {
+        Ok(Some(message)) => Ok(message),
+        Ok(None) | Err(_) => Err(died()),
+    };
+    patient(socket)?;
+    let FromCommand::TraceMe(_) = next()? else { return Err(died()) };
+    let seized = sys::ptrace_seize(child, tracer::OPTIONS, &sys::Impatient::new());
+    launch::answer_traced(socket, seized.is_ok());
+    seized.map_err(gate::why_not_traced)?;
+    patient(socket)?;
+    match next()? {
+        FromCommand::Traced => {}
+        FromCommand::NoTrace(errno) => {
+            return Err(format!("this place forbids filters ({errno:?})"));
+        }
+        _ => return Err(died()),
+    }
+    let mut tracer = Tracer::default();
+    let mut forks = 0;
+    loop {
+        match sys::peek_any() {
+            Ok(None) if Instant::now() < until => {
+                // Taken first: what comes after it is found by the next look.
+                let _ = patient(signals.as_fd());
+                while let Ok(Some(_)) = signals.read_signal() {}
+            }
+            Ok(None) => return Err("the probing child does not answer".to_owned()),
+            Err(_) => return Err(died()),
+            Ok(Some((tid, sys::Peeked::Stopped))) => {
+                let Ok(Some(stop)) = sys::wait_trace_stop(tid) else { continue };
+                tracer.stood(tid, stop);
+                if tracer.is_asking(tid) {
+                    forks += u32::from(tracer.allow(tid));
+                } else {
+                    tracer.go_on(tid, stop);
+                }
+            }
+            Ok(Some((pid, sys::Peeked::Ended))) => {
+                let fate = sys::wait_for(pid).ok().flatten().map(|waited| waited.fate);
+                if pid == child {
+                    return match fate {
+                        Some(sys::Fate::Exited(0)) if forks == 1 => Ok(()),
+                        _ => Err("a fork that was let through did not happen".to_owned()),
+                    };
+                }
+            }
+        }
+    }
+}
+
+fn patient(socket: BorrowedFd<'_>) -> Result<(), String> {
+    let patience = PollTimeout::from(PATIENCE_MS);
+    match poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], patience) {
+        Ok(n) if n > 0 => Ok(()),
+        _ => Err("the probing child does not answer".to_owned()),
     }
 }

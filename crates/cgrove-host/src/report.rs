@@ -49,15 +49,29 @@ impl Class {
 pub enum Backend {
     /// Reaper and seccomp user notification: every fork asks first.
     Gate,
+    /// Reaper and ptrace: every fork asks first, and nobody inside can trace.
+    Ptrace,
     /// Reaper alone: forks are noticed afterwards.
     Reaper,
 }
 
 impl Backend {
+    /// Every one, the strongest first.
+    pub const ALL: [Backend; 3] = [Backend::Gate, Backend::Ptrace, Backend::Reaper];
+
+    /// Whether every fork asks first.
+    pub fn asks(self) -> bool {
+        match self {
+            Backend::Gate | Backend::Ptrace => true,
+            Backend::Reaper => false,
+        }
+    }
+
     /// As users write it.
     pub fn name(self) -> &'static str {
         match self {
             Backend::Gate => "gate",
+            Backend::Ptrace => "ptrace",
             Backend::Reaper => "reaper",
         }
     }

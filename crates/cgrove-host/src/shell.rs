@@ -92,10 +92,11 @@ impl Shell {
     }
 }
 
-/// Whether the process is stopped now; yes also if `/proc` does not say.
+/// Whether the process is stopped now; yes also if `/proc` does not say. One that is traced for its
+/// forks does not look different from one in any other ptrace-stop, which the supervisor ends.
 fn is_stopped(pid: RawPid) -> bool {
     let stat = Proc::open().and_then(|mut proc| proc.stat(pid));
-    stat.map_or_else(|errno| errno != Errno::ENOENT, |stat| stat.state == b'T')
+    stat.map_or_else(|errno| errno != Errno::ENOENT, |stat| matches!(stat.state, b'T' | b't'))
 }
 
 /// The terminal whose foreground was the caller's group.

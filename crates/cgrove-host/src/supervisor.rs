@@ -19,6 +19,7 @@ mod ending;
 mod exec;
 mod limits;
 mod members;
+mod traced;
 mod visitors;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -34,11 +35,12 @@ use crate::accounting::Accounting;
 use crate::door::Door;
 use crate::error::HostError;
 use crate::events::{self, Event, Sources};
-use crate::filter;
+use crate::filter::{self, Whom};
 use crate::freezer::Freezer;
 use crate::gate::{self, Gate};
 use crate::inherited;
 use crate::kill::{self, Sweep};
+use crate::ladder::Ladder;
 use crate::launch::{self, Caller, Launch};
 use crate::ledger::{GroupId, Ledger};
 use crate::mutant::{self, Mutant};
@@ -114,6 +116,14 @@ pub(crate) struct Supervisor<'a> {
     gates: Vec<Gate>,
     /// Forks of frozen groups that are not answered.
     held: Vec<Asker>,
+    /// Why there is no gate, if it was tried.
+    no_gate: Option<Errno>,
+    /// The command wants to be traced, but a freeze has it.
+    to_trace: Option<RawPid>,
+    /// Somebody asks by ptrace and has not been heard.
+    asked_meanwhile: bool,
+    /// Nobody who asks by ptrace is let through any more.
+    shut: bool,
     /// Reapers of nested groups.
     members: Vec<Member>,
     /// Commands that were brought in and have not executed yet.
@@ -178,22 +188,14 @@ impl<'a> Supervisor<'a> {
         let _ = sys::parent_death_signal(libc::SIGCONT);
         sys::become_subreaper().map_err(|e| HostError::call("cannot become a subreaper", e))?;
 
-        let wants_gate = options.backend != BackendChoice::Only(Backend::Reaper);
-        let program = if wants_gate { filter::program(options.asks()) } else { None };
-        let gate_or_nothing = options.needs_gate(caller.sigchld_ignored);
-        if program.is_none() && gate_or_nothing {
-            return Err(no_gate(options, caller, Errno::EOPNOTSUPP));
-        }
-        // With the gate, could what is required be had at all?
-        if let Some(unmet) = options.unmet(
-            if program.is_some() { Backend::Gate } else { Backend::Reaper },
-            caller.sigchld_ignored,
-        ) {
-            return Err(HostError::new(
-                format!("--require {unmet} is not met"),
-                "no backend gives it here",
-                "run `cgrove doctor` to see what each backend gives",
-            ));
+        let ladder = Ladder::new(options, caller.sigchld_ignored);
+        ladder.check()?;
+        let program =
+            |rung, whom| ladder.has(rung).then(|| filter::program(options.asks(), whom)).flatten();
+        let gate = program(Backend::Gate, Whom::Listener);
+        let trace = program(Backend::Ptrace, Whom::Tracer);
+        if gate.is_none() && trace.is_none() && !ladder.has(Backend::Reaper) {
+            return Err(ladder.nothing_holds(&gate::why_not(Errno::EOPNOTSUPP)));
         }
 
         let setup = |e| HostError::call("cannot set up the supervisor", e);
@@ -240,8 +242,9 @@ impl<'a> Supervisor<'a> {
             environment: &environment,
             argv: &argv,
             caller,
-            gate: program.as_deref(),
-            gate_or_nothing,
+            gate: gate.as_deref(),
+            trace: trace.as_deref(),
+            ask_or_nothing: !ladder.has(Backend::Reaper),
             held: ledger.is_freezing(),
             gatekeeper: None,
             own_session: false,
@@ -294,6 +297,10 @@ impl<'a> Supervisor<'a> {
             launch: socket,
             gates: Vec::new(),
             held: Vec::new(),
+            no_gate: None,
+            to_trace: None,
+            asked_meanwhile: false,
+            shut: false,
             members: Vec::new(),
             launching: Vec::new(),
             mourners: Vec::new(),
@@ -326,10 +333,18 @@ impl<'a> Supervisor<'a> {
         if self.caller.sigchld_ignored {
             self.accounting.degrade("the caller ignores SIGCHLD, and so may the command");
         }
-        if self.options.backend == BackendChoice::Only(Backend::Reaper) {
-            self.without_gate("asked for by --backend reaper".to_owned());
-        } else if filter::program(filter::Ask::default()).is_none() {
-            self.without_gate(gate::why_not(Errno::EOPNOTSUPP));
+        match self.options.backend {
+            BackendChoice::Only(Backend::Reaper) => {
+                self.without_gate("asked for by --backend reaper".to_owned());
+            }
+            BackendChoice::Only(Backend::Ptrace) => {
+                self.backend = Backend::Ptrace;
+                self.backend_reason = "asked for by --backend ptrace".to_owned();
+            }
+            _ if filter::program(filter::Ask::default(), Whom::Listener).is_none() => {
+                self.without_gate(gate::why_not(Errno::EOPNOTSUPP));
+            }
+            _ => {}
         }
         if self.options.keeper {
             return Ok(());
@@ -346,6 +361,7 @@ impl<'a> Supervisor<'a> {
             self.hold_limits();
             self.freeze();
             self.on_held();
+            self.on_askers();
             // What is not taken stays asked, and can be frozen asking.
             let answers = !self.is_frozen() || mutant::is(Mutant::FrozenForks);
             let sources = Sources {
@@ -408,6 +424,9 @@ impl<'a> Supervisor<'a> {
 
     /// Until the next thing that is due.
     fn wait_time(&self) -> Option<Duration> {
+        if self.asked_meanwhile {
+            return Some(Duration::ZERO);
+        }
         let phase = match self.phase {
             Phase::Running { timeout } => timeout,
             Phase::Terminating { until } => until,
@@ -524,11 +543,19 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Ok(Some(FromCommand::NoGate(errno))) => {
-                if self.options.needs_gate(self.caller.sigchld_ignored) {
-                    self.fail(no_gate(self.options, self.caller, errno));
-                } else {
-                    self.without_gate(gate::why_not(errno));
+                self.no_gate = Some(errno);
+                // Else it tries the next rung.
+                if !self.ladder().has(Backend::Ptrace)
+                    || filter::program(filter::Ask::default(), Whom::Tracer).is_none()
+                {
+                    self.nobody_asks(gate::why_not(errno));
                 }
+            }
+            Ok(Some(FromCommand::TraceMe(pid))) => self.trace(pid),
+            Ok(Some(FromCommand::Traced)) => self.with_tracer(),
+            Ok(Some(FromCommand::NoTrace(errno))) => {
+                self.freezer.untrace(self.command);
+                self.not_traced(errno);
             }
             Ok(Some(FromCommand::ExecFailed(errno))) => self.exec_error = Some(errno),
             // It comes after what it gives up for.
@@ -549,7 +576,7 @@ impl<'a> Supervisor<'a> {
     fn sample(&mut self) {
         let begun = Instant::now();
         let census = match self.backend {
-            Backend::Gate => self.ledger.reconcile(&mut self.scanner),
+            Backend::Gate | Backend::Ptrace => self.ledger.reconcile(&mut self.scanner),
             Backend::Reaper => {
                 let census = self.scanner.glance();
                 let new = self.ledger.follow(&census, &mut self.scanner);
@@ -574,18 +601,6 @@ impl<'a> Supervisor<'a> {
         let threads_unseen = !self.options.limits_tasks();
         self.sampler.done(begun, census.tasks.len(), always, threads_unseen);
     }
-}
-
-fn no_gate(options: &RunOptions, caller: &Caller, errno: Errno) -> HostError {
-    let what = match options.unmet(Backend::Reaper, caller.sigchld_ignored) {
-        Some(unmet) => format!("--require {unmet} is not met"),
-        None => "--backend gate is not possible".to_owned(),
-    };
-    HostError::new(
-        what,
-        gate::why_not(errno),
-        "drop the requirement, or run `cgrove doctor` to see what this place allows",
-    )
 }
 
 /// Fails with EMFILE now rather than in the middle of the run.

@@ -214,6 +214,26 @@ pub fn seccomp_install(program: &[BpfInsn], flags: c_ulong) -> Result<Option<Own
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
+/// Installs a seccomp filter on the calling thread by prctl(2), which places allow that refuse
+/// seccomp(2). It knows no flags, and so no listener.
+///
+/// Errors: EACCES without CAP_SYS_ADMIN and no_new_privs, EINVAL without filters in the kernel.
+pub(crate) fn seccomp_install_by_prctl(program: &[BpfInsn]) -> Result<(), Errno> {
+    let len = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let prog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: `prog` describes a live slice, which the kernel copies and does not write.
+    let got = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER as c_ulong,
+            &raw const prog,
+            0 as c_ulong,
+            0 as c_ulong,
+        )
+    };
+    Errno::result(got).map(drop)
+}
+
 /// Whether the kernel knows a seccomp return action (SECCOMP_GET_ACTION_AVAIL).
 pub fn seccomp_action_available(action: u32) -> bool {
     // SAFETY: the kernel reads four bytes from a live local.
@@ -592,13 +612,14 @@ pub(crate) fn page_size() -> u64 {
     u64::try_from(size).ok().filter(|&size| size > 0).unwrap_or(4096)
 }
 
-/// PTRACE_SEIZE: the calling thread becomes the tracer of `tid`, which notices nothing.
+/// PTRACE_SEIZE: the calling thread becomes the tracer of `tid`, which notices nothing. `options`
+/// are PTRACE_O_*.
 ///
 /// EPERM: somebody else traces it, or this one may not (credentials, `dumpable`, Yama, a filter);
 /// ESRCH: there is no such thread; EINTR: it was in execve(2) for too long.
-pub(crate) fn ptrace_seize(tid: RawPid, _: &Impatient) -> Result<(), Errno> {
-    // SAFETY: integers only: SEIZE takes no address, and no options as data.
-    let got = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0 as c_long, 0 as c_long) };
+pub(crate) fn ptrace_seize(tid: RawPid, options: c_int, _: &Impatient) -> Result<(), Errno> {
+    // SAFETY: integers only: SEIZE takes no address, and options as data.
+    let got = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0 as c_long, c_long::from(options)) };
     Errno::result(got).map(drop)
 }
 
@@ -701,6 +722,82 @@ pub(crate) fn ptrace_detach(tid: RawPid, signal: i32) -> Result<(), Errno> {
     Errno::result(got).map(drop)
 }
 
+/// PTRACE_CONT: the thread, in a ptrace-stop, goes on, and takes `signal` first if that is not 0.
+/// ESRCH: it is not in a ptrace-stop, or was killed.
+pub(crate) fn ptrace_cont(tid: RawPid, signal: i32) -> Result<(), Errno> {
+    // SAFETY: integers only, as above.
+    let got = unsafe { libc::ptrace(libc::PTRACE_CONT, tid, 0 as c_long, c_long::from(signal)) };
+    Errno::result(got).map(drop)
+}
+
+/// PTRACE_LISTEN: the thread, in a group-stop, stays stopped, and SIGCONT is told. ESRCH as above.
+pub(crate) fn ptrace_listen(tid: RawPid) -> Result<(), Errno> {
+    // SAFETY: integers only, as above.
+    let got = unsafe { libc::ptrace(libc::PTRACE_LISTEN, tid, 0 as c_long, 0 as c_long) };
+    Errno::result(got).map(drop)
+}
+
+/// The system call that a filter sent to the tracer: its architecture (AUDIT_ARCH_*), number and
+/// arguments. PTRACE_GET_SYSCALL_INFO (Linux 5.3); EINVAL if that is not where the thread stands,
+/// EIO before that version.
+pub(crate) fn ptrace_asked(tid: RawPid) -> Result<(u32, i32, [u64; 6]), Errno> {
+    // SAFETY: plain old data for which all zeroes is valid.
+    let mut info: libc::ptrace_syscall_info = unsafe { mem::zeroed() };
+    let size = mem::size_of_val(&info);
+    // SAFETY: the kernel writes at most `size` bytes to `info`, which is live.
+    let got =
+        unsafe { libc::ptrace(libc::PTRACE_GET_SYSCALL_INFO, tid, size as c_long, &raw mut info) };
+    Errno::result(got)?;
+    if info.op != libc::PTRACE_SYSCALL_INFO_SECCOMP {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: with this `op` the kernel filled that member in.
+    let call = unsafe { info.u.seccomp };
+    Ok((info.arch, call.nr as i32, call.args))
+}
+
+/// PTRACE_GETEVENTMSG: what the latest event of a stopped tracee says, an id mostly.
+pub(crate) fn ptrace_message(tid: RawPid) -> Result<u64, Errno> {
+    nix::sys::ptrace::getevent(nix::unistd::Pid::from_raw(tid))
+        .map(|message| u64::try_from(message).unwrap_or(0))
+}
+
+/// Keeps the system call from running that a filter sent to the tracer: it returns `value`, an errno
+/// if negative. EOPNOTSUPP: not known how, on this architecture.
+pub(crate) fn ptrace_answer(tid: RawPid, value: i64) -> Result<(), Errno> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let pid = nix::unistd::Pid::from_raw(tid);
+        let mut regs = nix::sys::ptrace::getregs(pid)?;
+        // A number that no call has: the kernel skips it, and leaves the result alone.
+        regs.orig_rax = u64::MAX;
+        regs.rax = value as u64;
+        nix::sys::ptrace::setregs(pid, regs)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (tid, value);
+        Err(Errno::EOPNOTSUPP)
+    }
+}
+
+/// Changes the first argument of the system call that a filter sent to the tracer. `compat`: of a
+/// 32-bit call.
+pub(crate) fn ptrace_set_argument(tid: RawPid, compat: bool, value: u64) -> Result<(), Errno> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let pid = nix::unistd::Pid::from_raw(tid);
+        let mut regs = nix::sys::ptrace::getregs(pid)?;
+        *if compat { &mut regs.rbx } else { &mut regs.rdi } = value;
+        nix::sys::ptrace::setregs(pid, regs)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (tid, compat, value);
+        Err(Errno::EOPNOTSUPP)
+    }
+}
+
 /// A ptrace-stop: what the tracer is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TraceStop {
@@ -708,6 +805,12 @@ pub(crate) struct TraceStop {
     pub signal: i32,
     /// PTRACE_EVENT_*; 0 for the delivery of a signal.
     pub event: i32,
+}
+
+impl TraceStop {
+    fn of(status: c_int) -> TraceStop {
+        TraceStop { signal: status & 0xff, event: status >> 8 }
+    }
 }
 
 /// What [`peek_any`] found.
@@ -723,8 +826,7 @@ pub(crate) enum Peeked {
 /// tid is found at once, while a wait for any tracee looks at all of them. ECHILD: not traced.
 pub(crate) fn wait_trace_stop(tid: RawPid) -> Result<Option<TraceStop>, Errno> {
     let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
-    Ok(waitid(libc::P_PID, tid, options)?
-        .map(|info| TraceStop { signal: info.status & 0xff, event: info.status >> 8 }))
+    Ok(waitid(libc::P_PID, tid, options)?.map(|info| TraceStop::of(info.status)))
 }
 
 /// waitid(2) for any child or tracee, without blocking and without taking anything.
@@ -736,11 +838,28 @@ pub(crate) fn peek_any() -> Result<Option<(RawPid, Peeked)>, Errno> {
     }))
 }
 
+/// What [`take_continued`] took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Continued {
+    /// That.
+    Taken,
+    /// A ptrace-stop came in between.
+    Stopped(TraceStop),
+}
+
 /// Takes the news that `child` was continued, if there is any: without looking at other children.
-pub(crate) fn was_continued(child: RawPid) -> bool {
+///
+/// Whatever a wait asks for, the kernel has it take the stop of a tracee too (`wait_task_stopped`),
+/// which would be told to nobody then. So it looks first; a stop that comes after that is handed on.
+pub(crate) fn take_continued(child: RawPid) -> Option<Continued> {
     let options = libc::WCONTINUED | libc::WNOHANG | libc::__WALL;
-    waitid(libc::P_PID, child, options)
-        .is_ok_and(|info| info.is_some_and(|info| info.code == libc::CLD_CONTINUED))
+    let look = |options| waitid(libc::P_PID, child, options).ok().flatten();
+    look(options | libc::WNOWAIT).filter(|info| info.code == libc::CLD_CONTINUED)?;
+    let taken = look(options)?;
+    Some(match taken.code {
+        libc::CLD_CONTINUED => Continued::Taken,
+        _ => Continued::Stopped(TraceStop::of(taken.status)),
+    })
 }
 
 /// wait4(2) for this child or tracee, without blocking.

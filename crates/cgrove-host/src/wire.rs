@@ -68,9 +68,15 @@ pub enum FromCommand {
     Listener(OwnedFd),
     /// No filter: the errno. The command goes on without if it may.
     NoGate(Errno),
+    /// It waits to be traced, and for the word that it is or is not.
+    TraceMe(RawPid),
+    /// The filter is in that asks the tracer.
+    Traced,
+    /// No such filter: the errno. It goes on without if it may.
+    NoTrace(Errno),
     /// exec failed.
     ExecFailed(Errno),
-    /// It ends without having tried: the gate could not be had, or not be handed over.
+    /// It ends without having tried: what it is to ask could not be had, or not be handed over.
     GaveUp(Errno),
 }
 
@@ -200,6 +206,9 @@ impl FromCommand {
                 sendmsg::<()>(to.as_raw_fd(), &iov, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
             }
             FromCommand::NoGate(errno) => packet(to, b'N', &(*errno as i32).to_ne_bytes(), WAIT),
+            FromCommand::TraceMe(pid) => packet(to, b'T', &pid.to_ne_bytes(), WAIT),
+            FromCommand::Traced => packet(to, b'Y', &[], WAIT),
+            FromCommand::NoTrace(errno) => packet(to, b'U', &(*errno as i32).to_ne_bytes(), WAIT),
             FromCommand::ExecFailed(errno) => {
                 packet(to, b'X', &(*errno as i32).to_ne_bytes(), WAIT)
             }
@@ -219,6 +228,9 @@ impl FromCommand {
             b'L' => FromCommand::Listener(fd.ok_or(Errno::EMFILE)?),
             b'N' => FromCommand::NoGate(errno()),
             b'G' => FromCommand::GaveUp(errno()),
+            b'T' => FromCommand::TraceMe(int(body, 0)),
+            b'Y' => FromCommand::Traced,
+            b'U' => FromCommand::NoTrace(errno()),
             _ => FromCommand::ExecFailed(errno()),
         }))
     }

@@ -282,6 +282,20 @@ static int act_clone3(void) {
 }
 
 /* A child that is a sibling: it belongs to our parent at once. */
+/* A child that a tracer is not to have, and that forks. */
+static int act_clone_untraced(void) {
+    long pid = syscall(SYS_clone, CLONE_UNTRACED | SIGCHLD, 0, 0, 0, 0);
+    if (pid < 0) fail("clone");
+    if (pid == 0) {
+        pid_t own = fork();
+        if (own == 0) _exit(0);
+        printf("forked %d\n", own < 0 ? -errno : waitpid(own, NULL, 0) == own);
+        exit(0);
+    }
+    waitpid(pid, NULL, 0);
+    return 0;
+}
+
 static int act_clone_parent(long ms) {
     int ends[2];
     must_pipe(ends);
@@ -911,6 +925,7 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "vfork")) return act_vfork(n);
     if (!strcmp(what, "spawn")) return act_spawn(n);
     if (!strcmp(what, "clone3")) return act_clone3();
+    if (!strcmp(what, "clone-untraced")) return act_clone_untraced();
     if (!strcmp(what, "clone-parent")) return act_clone_parent(n);
     if (!strcmp(what, "ignore-sigchld")) return act_ignore_sigchld(n);
     if (!strcmp(what, "subreaper")) return act_subreaper();

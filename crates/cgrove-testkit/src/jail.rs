@@ -68,6 +68,8 @@ const NAMESPACES: [libc::c_int; 7] = [
 pub struct Jail {
     /// `seccomp` is refused too, as some hardened places do: no fork gate.
     pub no_seccomp: bool,
+    /// `ptrace` is refused.
+    pub no_ptrace: bool,
 }
 
 impl Jail {
@@ -107,6 +109,9 @@ impl Jail {
         if self.no_seccomp {
             refused.insert(libc::SYS_seccomp, Vec::new());
         }
+        if self.no_ptrace {
+            refused.insert(libc::SYS_ptrace, Vec::new());
+        }
         let mut namespaces = Vec::new();
         for flag in NAMESPACES {
             let flag = u64::from(flag.unsigned_abs());
@@ -142,11 +147,17 @@ fn run(command: &[impl AsRef<OsStr>]) -> io::Result<Infallible> {
     Ok(execvp(program, &words)?)
 }
 
-/// Runs `[--no-seccomp] COMMAND [ARG…]` in the jail; returns the exit status of a failure.
+/// Runs `[--no-seccomp] [--no-ptrace] COMMAND [ARG…]` in the jail; returns the exit status of a
+/// failure.
 pub fn main(args: &[impl AsRef<OsStr>]) -> i32 {
-    let no_seccomp = args.first().is_some_and(|arg| arg.as_ref() == "--no-seccomp");
-    let command = &args[usize::from(no_seccomp)..];
-    let error = Jail { no_seccomp }.exec(command);
+    let mut command = args;
+    let mut takes = |flag: &str| {
+        let found = command.first().is_some_and(|arg| arg.as_ref() == flag);
+        command = &command[usize::from(found)..];
+        found
+    };
+    let jail = Jail { no_seccomp: takes("--no-seccomp"), no_ptrace: takes("--no-ptrace") };
+    let error = jail.exec(command);
     let what = command.first().map_or_else(Default::default, |word| word.as_ref().to_owned());
     eprintln!("cannot run {} in the jail: {error}", what.display());
     125

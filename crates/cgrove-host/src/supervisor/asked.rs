@@ -10,7 +10,6 @@ use crate::filter::Namespace;
 use crate::gate::{Asked, Gate, Question};
 use crate::mutant::{self, Mutant};
 use crate::options::Feature;
-use crate::report::Backend;
 use crate::sigaction::{self, Verdict};
 use crate::sys::RawPid;
 
@@ -31,16 +30,11 @@ pub(super) enum Via {
         /// Names the question there.
         id: u64,
     },
+    /// In a ptrace-stop.
+    Stop,
 }
 
 impl Supervisor<'_> {
-    pub(super) fn without_gate(&mut self, reason: String) {
-        self.backend = Backend::Reaper;
-        self.backend_reason = reason;
-        self.accounting.degrade("without the gate, nobody tells when a program ignores SIGCHLD");
-        self.sampler.arm_soon();
-    }
-
     pub(super) fn on_gate(&mut self, at: usize) {
         let Some(gate) = self.gates.get(at) else { return };
         let listener = gate.as_fd().as_raw_fd();
@@ -53,7 +47,7 @@ impl Supervisor<'_> {
         }
     }
 
-    fn on_asked(&mut self, asker: Asker, asked: Asked) {
+    pub(super) fn on_asked(&mut self, asker: Asker, asked: Asked) {
         let tid = asker.tid;
         match asked {
             Asked::Fork { as_init } => {
@@ -114,27 +108,30 @@ impl Supervisor<'_> {
     }
 
     /// Lets the call run. `false`: the asker no longer waits and the call did not run.
-    pub(super) fn allow(&self, asker: Asker) -> bool {
+    pub(super) fn allow(&mut self, asker: Asker) -> bool {
         match asker.via {
             Via::Gate { listener, id } => self.gate(listener).is_some_and(|gate| gate.allow(id)),
+            Via::Stop => self.freezer.tracer.as_mut().is_some_and(|it| it.allow(asker.tid)),
         }
     }
 
     /// What was asked for has been done: the call returns 0 and does nothing.
-    pub(super) fn done(&self, asker: Asker) {
+    pub(super) fn done(&mut self, asker: Asker) {
         match asker.via {
             Via::Gate { listener, id } => {
                 let _ = self.gate(listener).map(|gate| gate.done(id));
             }
+            Via::Stop => self.answer_stop(asker.tid, Ok(())),
         }
     }
 
     /// Fails the call. Whether that arrives makes no difference.
-    pub(super) fn refuse(&self, asker: Asker, errno: Errno) {
+    pub(super) fn refuse(&mut self, asker: Asker, errno: Errno) {
         match asker.via {
             Via::Gate { listener, id } => {
                 let _ = self.gate(listener).map(|gate| gate.refuse(id, errno));
             }
+            Via::Stop => self.answer_stop(asker.tid, Err(errno)),
         }
     }
 
@@ -144,6 +141,8 @@ impl Supervisor<'_> {
             Via::Gate { listener, id } => {
                 self.gate(listener).is_some_and(|gate| gate.still_waiting(id))
             }
+            // Only a kill can take it out of there, with all of its memory.
+            Via::Stop => true,
         }
     }
 
@@ -151,6 +150,7 @@ impl Supervisor<'_> {
     fn is_closed(&self, asker: Asker) -> bool {
         match asker.via {
             Via::Gate { listener, .. } => self.gate(listener).is_none_or(Gate::is_closed),
+            Via::Stop => self.shut,
         }
     }
 
@@ -182,6 +182,10 @@ impl Supervisor<'_> {
     /// stop there; so it is sent on its way, to ask again after the thaw.
     pub(super) fn hold_frozen(&mut self, asker: Asker) -> bool {
         let tid = asker.tid;
+        if matches!(asker.via, Via::Stop) {
+            // Looked at before.
+            return false;
+        }
         if !self.ledger.is_asker_frozen(tid, &mut self.scanner) || mutant::is(Mutant::FrozenForks) {
             return false;
         }
@@ -198,7 +202,7 @@ impl Supervisor<'_> {
             if !self.still_waits(asker) {
                 continue;
             }
-            let Via::Gate { listener, id } = asker.via;
+            let Via::Gate { listener, id } = asker.via else { continue };
             if !self.ledger.is_asker_frozen(asker.tid, &mut self.scanner) {
                 self.on_fork(asker);
             } else if self.freezer.awaits(asker.tid) {
@@ -232,7 +236,10 @@ impl Supervisor<'_> {
             Ok(fork) => {
                 // Dropping the charge of a call that did not run undoes it.
                 if self.allow(asker) {
-                    self.ledger.forked(tid, fork);
+                    let group = self.ledger.forked(tid, fork);
+                    if let (Via::Stop, Some(tracer)) = (asker.via, &mut self.freezer.tracer) {
+                        tracer.forks(tid, group);
+                    }
                     self.sampler.forked();
                     self.resources.forked(tid);
                 }

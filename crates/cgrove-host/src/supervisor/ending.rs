@@ -36,11 +36,11 @@ impl Supervisor<'_> {
         }
         let census = self.scanner.census();
         kill::signal_all(&mut self.scanner, &census, libc::SIGTERM);
+        for tid in self.freezer.stopped_jobs() {
+            let _ = sys::kill(tid, libc::SIGCONT);
+        }
         if self.ledger.freezes_some() {
             // Or nobody could clean up. The signal is what everyone finds on waking.
-            for tid in self.freezer.stopped_jobs() {
-                let _ = sys::kill(tid, libc::SIGCONT);
-            }
             self.ledger.thaw_all();
             self.freeze();
         }
@@ -65,7 +65,10 @@ impl Supervisor<'_> {
             // Nobody is left, and so nobody whose end would wake us again.
             return;
         }
-        if self.gates.iter().any(|gate| !gate.is_closed()) && !mutant::is(Mutant::OpenGate) {
+        let open = self.gates.iter().any(|gate| !gate.is_closed())
+            || (self.backend == Backend::Ptrace && !self.shut);
+        if open && !mutant::is(Mutant::OpenGate) {
+            self.shut = true;
             self.gates.iter_mut().for_each(Gate::close);
             self.ledger.kill();
         }
@@ -104,6 +107,7 @@ impl Supervisor<'_> {
         // Only a wake-up: wait4 knows what happened.
         while let Ok(Some(_)) = self.signals.read_signal() {}
         self.reap();
+        self.on_askers();
     }
 
     /// Collects what has ended.

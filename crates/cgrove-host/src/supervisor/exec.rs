@@ -12,8 +12,8 @@ use super::members::{Answer, Member};
 use super::{Phase, Supervisor, check_spare_descriptors};
 use crate::door::{Busy, Entered, Entry, Refused};
 use crate::exec::{self, Brought};
-use crate::filter;
 use crate::gate::Gate;
+use crate::launch;
 use crate::ledger::GroupId;
 use crate::nested::Hold;
 use crate::report::Backend;
@@ -111,7 +111,17 @@ impl Supervisor<'_> {
                 return;
             }
             // Its reaper is told why it did not execute.
-            Ok(Some(FromCommand::ExecFailed(_) | FromCommand::GaveUp(_))) => return,
+            Ok(Some(FromCommand::ExecFailed(_) | FromCommand::GaveUp(_) | FromCommand::Traced)) => {
+                return;
+            }
+            Ok(Some(FromCommand::TraceMe(pid))) => {
+                let traced = self.freezer.trace(pid).is_ok();
+                launch::answer_traced(self.launching[at].socket.as_fd(), traced);
+                if traced {
+                    return;
+                }
+                self.lose_launching(group);
+            }
             Ok(Some(FromCommand::NoGate(_))) if self.backend == Backend::Reaper => return,
             Ok(None) => {
                 // It executes: nobody asked for its fork, so nobody else looks for it.
@@ -121,19 +131,23 @@ impl Supervisor<'_> {
                 }
                 self.sampler.forked();
             }
-            Ok(Some(FromCommand::NoGate(_))) | Err(_) => {
-                // Its forks would not be counted.
-                if self.ledger.exists(group) {
-                    self.kill_group(group, false);
-                }
+            Ok(Some(FromCommand::NoGate(_) | FromCommand::NoTrace(_))) | Err(_) => {
+                self.lose_launching(group);
             }
         }
         self.launching[at].done = true;
     }
 
+    /// The forks of a command would not be counted.
+    fn lose_launching(&mut self, group: GroupId) {
+        if self.ledger.exists(group) {
+            self.kill_group(group, false);
+        }
+    }
+
     /// Whether a group's threads ask: those of a command of `exec` always do.
     pub(super) fn gates_threads(&self) -> bool {
-        self.backend == Backend::Gate && filter::program(filter::Ask::default()).is_some()
+        self.backend.asks()
     }
 
     pub(super) fn make(&mut self, at: &str, entry: &Entry, pid: RawPid) -> Result<Vec<u8>, Errno> {

@@ -160,7 +160,9 @@ impl Supervisor<'_> {
         self.ledger.shut(id);
         for _ in 0..LAST_LOOKS {
             let complete = match self.backend {
-                Backend::Gate => self.ledger.reconcile(&mut self.scanner).complete,
+                Backend::Gate | Backend::Ptrace => {
+                    self.ledger.reconcile(&mut self.scanner).complete
+                }
                 Backend::Reaper => {
                     self.sample();
                     true
@@ -223,7 +225,7 @@ impl Supervisor<'_> {
             self.doomed_due = None;
             return;
         }
-        let gated = self.backend == Backend::Gate;
+        let gated = self.backend.asks();
         let census = if gated {
             self.ledger.reconcile(&mut self.scanner)
         } else {

@@ -83,7 +83,7 @@ impl Supervisor<'_> {
         // the moment when it began.
         match self.backend {
             _ if request.goes_on() => {}
-            Backend::Gate => drop(self.ledger.reconcile(&mut self.scanner)),
+            Backend::Gate | Backend::Ptrace => drop(self.ledger.reconcile(&mut self.scanner)),
             Backend::Reaper => self.sample(),
         }
         self.look_for(request);

@@ -56,7 +56,7 @@ Outcome  --json FILE           write the report as JSON; --series: with curves
          --metrics[=ADDR]      meanwhile, OpenMetrics: PORT, PATH or unix [unix]
 Holding  --name NAME           the cgroup's name [run-PID], see `cgrove tree`
          --keep-descendants    last until the last descendant ends, kill none
-         --backend WHICH       auto, gate or reaper; see `cgrove doctor`
+         --backend WHICH       auto, gate, ptrace or reaper; see `cgrove doctor`
          --require LIST        or do not start: pids=exact,cpu,kill=exact,gate
 
 The exit status is the command's; 128+N: signal N killed it; 124: timed out;
@@ -157,6 +157,8 @@ pub(super) enum BackendArg {
     Auto,
     /// Every fork asks first (seccomp user notification)
     Gate,
+    /// Every fork asks first, by ptrace: no debugger works inside
+    Ptrace,
     /// No questions: the tree is looked at now and then
     Reaper,
 }
@@ -166,6 +168,7 @@ impl BackendArg {
         match self {
             BackendArg::Auto => BackendChoice::Auto,
             BackendArg::Gate => BackendChoice::Only(Backend::Gate),
+            BackendArg::Ptrace => BackendChoice::Only(Backend::Ptrace),
             BackendArg::Reaper => BackendChoice::Only(Backend::Reaper),
         }
     }

@@ -45,6 +45,8 @@ How well a limit holds depends on the place; see `cgrove help backends`. With
 gate    every fork asks first (a seccomp filter with user notification, Linux
         5.0; Docker's default profile allows it). Task limit, kill and CPU time
         are exact.
+ptrace  the same where there is no user notification: forks stop for a tracer.
+        Nobody inside can be traced by anybody else, so no gdb and no strace.
 reaper  needs nothing. Forks are noticed afterwards: the newest tasks are killed
         when there are too many. Sampled.
 

@@ -7,6 +7,7 @@ use cgrove_host::report::Class;
 use cgrove_host::sys::kill;
 use cgrove_testkit::watch;
 
+use crate::UNTRACED;
 use crate::kit::{Place, Running, run};
 use crate::live::{answer, cgrove, refusal};
 
@@ -20,8 +21,8 @@ crate::tests![
     sigkill_does_not_wait,
     a_timeout_lets_the_frozen_clean_up,
     a_timeout_without_grace_kills_the_frozen,
-    a_killed_supervisor_lets_go,
-    who_is_traced_is_named_and_cannot_fork,
+    a_killed_supervisor_lets_go[UNTRACED],
+    who_is_traced_is_named_and_cannot_fork[UNTRACED],
     who_may_not_be_traced_is_an_error,
     a_parent_in_vfork_is_no_obstacle,
     an_execve_of_one_thread_holds_nobody_up,
@@ -67,8 +68,17 @@ fn number(running: &Running, word: &str) -> i32 {
     })
 }
 
-fn untraced(running: &Running, pid: i32) {
+/// Where forks ask by ptrace, the supervisor stays the tracer.
+fn untraced(running: &Running, place: Place, pid: i32) {
+    if place == Place::Traced {
+        return;
+    }
     running.until("the tracer to go", || (thread(pid)?.tracer == 0).then_some(()));
+}
+
+/// Whether a task is stopped by a signal. One that is traced looks as any tracee that halts.
+fn is_stopped(place: Place, state: char) -> bool {
+    state == 'T' || (place == Place::Traced && state == 't')
 }
 
 struct Frozen<'a>(&'a Running, Place);
@@ -113,7 +123,11 @@ fn a_restless_tree_halts_and_goes_on(place: Place) {
             let total = usec();
             assert!(after <= total && total == usec());
             running.until("everyone to be let go", || {
-                threads(supervisor).iter().all(|thread| thread.tracer == 0).then_some(())
+                let let_go = |thread: &Thread| match place {
+                    Place::Traced => thread.state != 't',
+                    _ => thread.tracer == 0,
+                };
+                threads(supervisor).iter().all(let_go).then_some(())
             });
             assert_eq!(it.get("cgroup.events"), "populated 1\nfrozen 0\n");
         }
@@ -134,7 +148,7 @@ fn parents_see_nothing(place: Place) {
         // Its parent is the supervisor, which would stop the front for a stop of its own.
         assert_ne!(state(running.pid()), Some('T'));
         it.thaw();
-        untraced(&running, child);
+        untraced(&running, place, child);
     }
     kill(child, libc::SIGTERM).unwrap();
     let ended = running.end();
@@ -152,8 +166,8 @@ fn a_stopped_job_stays_stopped(place: Place) {
     for _ in 0..3 {
         it.freeze();
         it.thaw();
-        untraced(&running, child);
-        running.until("the stop to be back", || (state(child)? == 'T').then_some(()));
+        untraced(&running, place, child);
+        running.until("the stop to be back", || is_stopped(place, state(child)?).then_some(()));
     }
     kill(child, libc::SIGCONT).unwrap();
     running.said("continued 0");
@@ -170,8 +184,10 @@ fn a_stopped_command_and_its_front_stay_stopped(place: Place) {
     let both = |state: char| {
         let what = format!("command and front to be {state}");
         running.until(&what, || {
-            let states = [watch::process(command)?.state, watch::process(running.pid())?.state];
-            states.iter().all(|it| (*it == 'T') == (state == 'T')).then_some(())
+            let (command, front) =
+                (watch::process(command)?.state, watch::process(running.pid())?.state);
+            let stopped = [is_stopped(place, command), front == 'T'];
+            stopped.iter().all(|it| *it == (state == 'T')).then_some(())
         });
     };
     kill(command, libc::SIGSTOP).unwrap();
@@ -209,7 +225,7 @@ fn what_continues_a_job_waits_for_the_thaw(place: Place) {
     assert_eq!(it.get("cgroup.events"), "populated 1\nfrozen 1\n");
     it.thaw();
     running.said("continued 0");
-    untraced(&running, child);
+    untraced(&running, place, child);
     assert_ne!(state(child), Some('T'));
     kill(child, libc::SIGTERM).unwrap();
     running.said("killed 15");
@@ -294,7 +310,7 @@ fn a_killed_supervisor_lets_go(place: Place) {
     running.signal(libc::SIGSTOP);
     running.until("the front to stop", || (state(running.pid())? == 'T').then_some(()));
     kill(supervisor, libc::SIGKILL).unwrap();
-    untraced(&running, child);
+    untraced(&running, place, child);
     running.until("it to run", || (state(child)? == 'S').then_some(()));
     running.signal(libc::SIGCONT);
     assert_eq!(running.end().status, 125);
@@ -328,7 +344,7 @@ fn who_is_traced_is_named_and_cannot_fork(place: Place) {
     it.thaw();
     running.said("forked 1");
     assert_eq!(thread(tracee).expect("the tracee").tracer, tracer);
-    untraced(&running, tracer);
+    untraced(&running, place, tracer);
     kill(tracee, libc::SIGKILL).unwrap();
     let report = running.end().report();
     assert_eq!(report.classes.freeze, Some(Class::Sampled));
@@ -340,8 +356,9 @@ fn who_may_not_be_traced_is_an_error(place: Place) {
     let running = run(place).acts("undumpable", 0).start();
     running.said("ready 0");
     let it = Frozen(&running, place);
-    if place == Place::Here && nix::unistd::geteuid().is_root() {
-        // With CAP_SYS_PTRACE everyone may be.
+    let root = place == Place::Here && nix::unistd::geteuid().is_root();
+    if root || place == Place::Traced {
+        // With CAP_SYS_PTRACE everyone may be, and who is stays so.
         it.freeze();
         it.thaw();
     } else {
@@ -366,7 +383,7 @@ fn a_parent_in_vfork_is_no_obstacle(place: Place) {
         it.freeze();
         assert_eq!((state(parent), state(child)), (Some('D'), Some('t')));
         it.thaw();
-        untraced(&running, child);
+        untraced(&running, place, child);
     }
     kill(child, libc::SIGUSR1).unwrap();
     running.said("back 0");

@@ -56,8 +56,11 @@ pub struct Keeper {
 impl Keeper {
     pub fn new(place: Place, options: &[&str]) -> Keeper {
         let name = fresh_name();
-        let args: Vec<&str> =
-            ["create", &name].into_iter().chain(options.iter().copied()).collect();
+        let mut args = vec!["create", &name];
+        args.extend_from_slice(options);
+        if place == Place::Traced && !options.contains(&"--backend") && !name.contains('/') {
+            args.extend_from_slice(&["--backend", "ptrace"]);
+        }
         assert_eq!(answer(place, &args), "");
         Keeper { place, name, gone: false }
     }
@@ -445,7 +448,7 @@ fn without_a_gate_groups_are_sampled(place: Place) {
     assert!(report.pids_max.place.unwrap().ends_with("/in"));
     if place == Place::Jail {
         // Where nothing else is possible a group that lasts does without, too.
-        let keeper = Keeper::new(Place::Deaf, &["--pids-max", "5"]);
+        let keeper = Keeper::new(Place::Mute, &["--pids-max", "5"]);
         let ended = keeper.exec().script("echo $CGROVE; exit 6; : MARK").end();
         assert_eq!(ended.status, 6, "{ended:?}");
         assert_eq!(ended.report().classes.pids, Class::Sampled);

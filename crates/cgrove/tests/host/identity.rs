@@ -12,6 +12,7 @@ crate::tests![
     a_program_that_never_waits,
     a_program_that_adopts_orphans,
     time_of_exited_children_is_counted,
+    a_child_that_would_not_be_traced,
     a_run_inside_a_run,
     time_lost_with_a_pid_namespace_is_told["unshare"],
     who_enters_a_pid_namespace_is_told[crate::PID_NAMESPACE, "nsenter"],
@@ -77,7 +78,7 @@ fn a_run_inside_a_run(place: Place) {
     assert_eq!(inner["left_behind"]["killed"], 1);
     assert!(outer.forks.count.unwrap() >= 4, "front, supervisor, command, daemon: {outer:?}");
 
-    let strict = format!("{cgrove} run --require gate -- true MARK");
+    let strict = format!("{cgrove} run --require {} -- true MARK", place.asking());
     let ended = run(place).script(&strict).end();
     assert_eq!(ended.status, 0, "{ended:?}");
 
@@ -86,6 +87,13 @@ fn a_run_inside_a_run(place: Place) {
     let options = ["--timeout", "600ms", "--kill-grace", "0"];
     let ended = run(place).options(&options).script(&inner).end();
     assert_eq!(ended.status, 124);
+}
+
+/// Whose child asks nobody could never fork, and would not be counted.
+fn a_child_that_would_not_be_traced(place: Place) {
+    let ended = run(place).options(&["--pids-max", "9"]).acts("clone-untraced", 0).end();
+    assert_eq!((ended.status, ended.out.as_str()), (0, "forked 1\n"), "{ended:?}");
+    assert_eq!(ended.report().forks.count, Some(2));
 }
 
 /// The kernel throws away the time of those that it ends with the init of their namespace.
@@ -119,6 +127,6 @@ fn who_enters_a_pid_namespace_is_told(place: Place) {
     let entered = told.out == "entered\n";
     assert_eq!(report.classes.kill, if entered { Class::Sampled } else { Class::Exact });
     assert_eq!(report.warnings.iter().any(|w| w.contains("entered a pid namespace")), entered);
-    assert_eq!(entered, place == Place::Here, "{told:?}");
+    assert_eq!(entered, place != Place::Jail, "{told:?}");
     assert_eq!((refused.out.as_str(), refused.report().classes.kill), ("", Class::Exact));
 }

@@ -51,28 +51,34 @@ fn misuse_is_one_line_and_125(place: Place) {
 }
 
 fn a_place_without_seccomp_falls_back(_: Place) {
-    let ended = run(Place::Deaf).acts("leave", 3).end();
-    let report = ended.report();
-    assert_eq!((ended.status, report.left_behind.killed), (0, 3), "{ended:?}");
-    assert_eq!(report.backend, Some(Backend::Reaper));
-    assert!(report.backend_reason.contains("forbids seccomp"), "{report:?}");
-    assert_eq!(report.classes.pids, Class::Sampled);
-    for options in
-        [&["--backend", "gate"][..], &["--require", "pids=exact"], &["--require", "gate"]]
-    {
-        let ended =
-            run(Place::Deaf).options(options).command(&["sh", "-c", "echo ran", "MARK"]).end();
+    let fallback = |place, backend, pids| {
+        let ended = run(place).acts("leave", 3).end();
+        let report = ended.report();
+        assert_eq!((ended.status, report.left_behind.killed), (0, 3), "{ended:?}");
+        assert_eq!(report.backend, Some(backend));
+        assert!(report.backend_reason.contains("forbids seccomp"), "{report:?}");
+        assert_eq!(report.classes.pids, pids);
+    };
+    fallback(Place::Deaf, Backend::Ptrace, Class::Exact);
+    fallback(Place::Mute, Backend::Reaper, Class::Sampled);
+    let fails = |place, options, why| {
+        let ended = run(place).options(options).command(&["sh", "-c", "echo ran", "MARK"]).end();
         assert_eq!((ended.status, ended.out.as_str()), (125, ""), "{ended:?}");
-        assert!(ended.only_line().contains("forbids seccomp"), "{ended:?}");
-    }
+        assert!(ended.only_line().contains(why), "{ended:?}");
+    };
+    fails(Place::Deaf, &["--backend", "gate"], "forbids seccomp");
+    fails(Place::Deaf, &["--require", "gate"], "forbids seccomp");
+    fails(Place::Mute, &["--require", "pids=exact"], "forbids ptrace");
+    fails(Place::Mute, &["--backend", "ptrace"], "forbids ptrace");
 }
 
 fn requirements_fail_closed(place: Place) {
-    let met = run(place).options(&["--require", "pids=exact,cpu=exact,kill,gate"]).acts("exit", 0);
+    let required = format!("pids=exact,cpu=exact,kill,{}", place.asking());
+    let met = run(place).options(&["--require", &required]).acts("exit", 0);
     assert_eq!(met.end().status, 0);
     for (options, what) in [
         (&["--backend", "reaper", "--require", "pids=exact"][..], "pids=exact"),
-        (&["--backend", "reaper", "--require", "gate"], "gate"),
+        (&["--backend", "reaper", "--require", "gate"], place.asking()),
         (&["--require", "pids=kernel"], "pids=kernel"),
     ] {
         let ended = run(place).options(options).command(&["echo", "MARK"]).end();

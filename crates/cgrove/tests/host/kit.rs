@@ -34,6 +34,10 @@ pub enum Place {
     Jail,
     /// In a jail that refuses seccomp(2) as well.
     Deaf,
+    /// In one that also refuses ptrace(2).
+    Mute,
+    /// As whoever runs the tests, where forks ask by ptrace.
+    Traced,
 }
 
 impl Place {
@@ -42,19 +46,29 @@ impl Place {
             Place::Here => "here",
             Place::Jail => "jail",
             Place::Deaf => "deaf",
+            Place::Mute => "mute",
+            Place::Traced => "traced",
         }
+    }
+
+    /// The name of the backend whose forks ask there.
+    pub fn asking(self) -> &'static str {
+        if self == Place::Traced { "ptrace" } else { "gate" }
     }
 
     /// A command in this place.
     pub fn command(self, program: impl AsRef<OsStr>) -> Command {
         let kit = kit();
         let mut command = match self {
-            Place::Here => return Command::new(program),
-            Place::Jail | Place::Deaf => Command::new(&kit.jailer),
+            Place::Here | Place::Traced => return Command::new(program),
+            Place::Jail | Place::Deaf | Place::Mute => Command::new(&kit.jailer),
         };
         command.arg(super::IN_JAIL);
-        if self == Place::Deaf {
+        if matches!(self, Place::Deaf | Place::Mute) {
             command.arg("--no-seccomp");
+        }
+        if self == Place::Mute {
+            command.arg("--no-ptrace");
         }
         command.arg(program);
         command
@@ -148,8 +162,12 @@ pub fn fresh_name() -> String {
 }
 
 impl Run {
+    /// Where forks ask by ptrace, that is taken for the gate.
     pub fn options(mut self, options: &[&str]) -> Run {
-        self.options.extend(options.iter().map(OsString::from));
+        let traced = self.place == Place::Traced;
+        let here =
+            |option: &&str| if traced && *option == "gate" { "ptrace" } else { option }.into();
+        self.options.extend(options.iter().map(here));
         self
     }
 
@@ -193,6 +211,10 @@ impl Run {
 
     fn words(&self, mut command: Command) -> Command {
         command.args(&self.verb).args(["--name", &self.mark]);
+        let chosen = self.options.iter().any(|option| option == "--backend");
+        if self.place == Place::Traced && self.verb == ["run"] && !chosen {
+            command.args(["--backend", "ptrace"]);
+        }
         if !self.options.iter().any(|option| option == "--json") {
             command.arg("--json").arg(&self.report);
         }

@@ -1,7 +1,8 @@
 //! `cgrove run` from outside: real processes, real signals, real terminals.
 //!
 //! Each test runs in two places, as whoever runs the tests and in a jail as poor as a container
-//! gives (`cgrove_testkit::jail`), as nobody. What the machine lacks makes a test ignored, with the
+//! gives (`cgrove_testkit::jail`), as nobody; and those that have to do with forks in a third, where
+//! they ask by ptrace. What the machine lacks makes a test ignored, with the
 //! reason behind its name.
 //!
 //!     cargo test -p cgrove --test host -- NAME
@@ -50,6 +51,9 @@ pub const SMALL_PID_MAX: &str = "small pid_max";
 /// The right to make a pid namespace, and a mount namespace with a `/proc` for it.
 pub const PID_NAMESPACE: &str = "right to make a pid namespace";
 
+/// A tree that nobody traces: not to be had where forks ask by ptrace.
+pub const UNTRACED: &str = "untraced tree";
+
 /// Lists the tests of a module, with what they need.
 macro_rules! tests {
     ($($name:ident $([$($need:expr),+])?),+ $(,)?) => {
@@ -85,6 +89,9 @@ const MODULES: &[(&str, &[Test])] = &[
     ("watching", watching::TESTS),
 ];
 
+/// Modules that have nothing to do with how forks ask.
+const OF_ITS_OWN: &[&str] = &["inputs", "live", "python", "seeing", "tools", "watching"];
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_some_and(|first| first == IN_JAIL) {
@@ -94,8 +101,12 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     for (module, tests) in MODULES {
-        for place in [Place::Here, Place::Jail] {
-            trials.extend(tests.iter().map(|test| trial(module, test, place)));
+        for place in [Place::Here, Place::Jail, Place::Traced] {
+            let there = |test: &&Test| {
+                place != Place::Traced
+                    || (!OF_ITS_OWN.contains(module) && !test.needs.contains(&UNTRACED))
+            };
+            trials.extend(tests.iter().filter(there).map(|test| trial(module, test, place)));
         }
     }
     if arguments.list {
@@ -122,6 +133,7 @@ fn trial(module: &str, test: &Test, place: Place) -> Trial {
 
 fn is_here(need: &str) -> bool {
     match need {
+        UNTRACED => true,
         LEAK_SANITIZER => {
             let Ok(folder) = tempfile::tempdir() else { return false };
             let source = "int main(void) { return 0; }";

@@ -17,7 +17,7 @@ crate::tests![
     a_group_goes_together,
     over_high_is_slowed_down_and_lives,
     limits_change_while_running,
-    whoever_may_not_be_traced_is_held_all_the_same,
+    whoever_may_not_be_traced_is_held_all_the_same[crate::UNTRACED],
     the_peak_is_always_told,
     a_series_is_kept_when_asked_for,
 ];

@@ -2,12 +2,13 @@
 
 use std::fs;
 
+use crate::UNTRACED;
 use crate::kit::{Place, fresh_path, run};
 
 crate::tests![
-    gdb_runs_a_program_inside["gdb"],
-    strace_follows_forks_inside["strace"],
-    leak_sanitizer_finds_leaks_inside[crate::LEAK_SANITIZER],
+    gdb_runs_a_program_inside["gdb", UNTRACED],
+    strace_follows_forks_inside["strace", UNTRACED],
+    leak_sanitizer_finds_leaks_inside[crate::LEAK_SANITIZER, UNTRACED],
     make_builds_in_parallel["make"],
 ];
 

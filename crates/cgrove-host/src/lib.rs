@@ -45,6 +45,8 @@ pub mod report;
 mod resources;
 mod sampler;
 pub mod scan;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod series;
 mod shell;
 mod sigaction;

@@ -19,6 +19,7 @@ pub const MAX_LISTED: usize = 64;
 
 /// How far a figure or a limit can be trusted, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
     /// Not known at all.
@@ -45,6 +46,7 @@ impl Class {
 
 /// How the tree is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// Reaper and seccomp user notification: every fork asks first.
@@ -65,6 +67,7 @@ impl Backend {
 
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// By itself, with a code.
@@ -86,8 +89,10 @@ pub enum Reason {
 
 /// A run's result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
     /// [`VERSION`].
+    #[cfg_attr(feature = "schema", schemars(extend("const" = VERSION)))]
     pub version: u32,
     /// The group's name.
     pub name: String,
@@ -133,6 +138,7 @@ pub struct Report {
 
 /// The command's end in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exit {
     /// Its exit code, if it exited.
     pub code: Option<i32>,
@@ -144,6 +150,7 @@ pub struct Exit {
 
 /// What was asked for, or set last.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Limits {
     /// Tasks; `null` is no limit.
     pub pids_max: Option<u64>,
@@ -170,6 +177,7 @@ pub struct Limits {
 
 /// What the task limit did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PidsMax {
     /// How often it was hit.
     pub hits: Option<u64>,
@@ -180,6 +188,7 @@ pub struct PidsMax {
 
 /// CPU time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cpu {
     /// In user mode.
     pub user_ns: u64,
@@ -217,6 +226,7 @@ impl Limits {
 
 /// A quota of CPU time per period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CpuMax {
     /// Microseconds of CPU time, of all CPUs together …
     pub quota_us: u64,
@@ -226,6 +236,7 @@ pub struct CpuMax {
 
 /// How memory was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Measure {
     /// Each shared page once, by parts (PSS), with swap.
@@ -238,6 +249,7 @@ pub enum Measure {
 
 /// Memory of the whole tree.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Memory {
     /// The most that was in use at one time, as far as it was seen.
     pub peak_bytes: Option<u64>,
@@ -274,6 +286,7 @@ impl Default for Memory {
 
 /// A process that was killed for memory.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OomKill {
     /// Its pid.
     pub pid: i32,
@@ -293,6 +306,7 @@ pub struct OomKill {
 
 /// Tasks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tasks {
     /// The most that were seen at one time.
     pub peak: Option<u64>,
@@ -305,6 +319,7 @@ pub struct Tasks {
 
 /// Forks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Forks {
     /// Forks let through. Threads count while a task limit is set.
     pub count: Option<u64>,
@@ -316,6 +331,7 @@ pub struct Forks {
 
 /// Survivors of the command that cgrove killed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LeftBehind {
     /// How many processes.
     pub killed: u64,
@@ -332,6 +348,7 @@ pub struct LeftBehind {
 
 /// One survivor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Survivor {
     /// Its pid.
     pub pid: i32,
@@ -341,6 +358,7 @@ pub struct Survivor {
 
 /// How well the limits held.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Classes {
     /// The task limit.
     pub pids: Class,

@@ -44,6 +44,9 @@ class Launch:
                 "the command is a list of words; for a shell's line use ['sh', '-c', line]"
             )
         process, run = split(options)
+        if run.get("die_with_parent") is True:
+            # Named, it is this process even if it ends before cgrove could ask for its parent.
+            run["die_with_parent"] = os.getpid()
         line = words(run)
         self.binary = find(process.pop("binary", None))
         self.popen: dict[str, Any] = process

@@ -37,6 +37,7 @@ class RunOptions(TypedDict, total=False):
     on_high: Optional[str]
     name: Optional[str]
     keep_descendants: Optional[bool]
+    die_with_parent: Union[bool, int, None]
     backend: Optional[str]
     require: Union[str, Sequence[str], None]
     series: Optional[bool]

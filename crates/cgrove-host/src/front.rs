@@ -27,7 +27,7 @@ use crate::exec;
 use crate::inherited;
 use crate::keeper;
 use crate::kill::Sweep;
-use crate::launch::{self, Caller, Launch};
+use crate::launch::{self, Caller, Handed, Launch};
 use crate::mutant::{self, Mutant};
 use crate::nested::{self, Asker, Begun, Hold, Reaper, TERMINAL};
 use crate::options::{BackendChoice, RunOptions};
@@ -55,6 +55,7 @@ pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, Ho
         group: getpgrp(),
         mask: sys::block_all_signals().map_err(setup)?,
         sigchld_ignored: sys::signal_is_ignored(libc::SIGCHLD),
+        handed: Handed::open(options)?,
     };
     if caller.sigchld_ignored {
         // With SIG_IGN nobody could be waited for.
@@ -91,6 +92,7 @@ pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, Ho
         alarm: Alarm::new(options.on_high.as_deref()),
     };
     let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
+    kept.extend(caller.handed.fds());
     kept.extend(terminal.as_ref().map(|terminal| terminal.stream));
     kept.extend_from_slice(in_use);
     inherited::let_go(&kept);
@@ -176,6 +178,7 @@ pub fn exec(
         group: getpgrp(),
         mask: sys::block_all_signals().map_err(setup)?,
         sigchld_ignored: sys::signal_is_ignored(libc::SIGCHLD),
+        handed: Handed::open(options)?,
     };
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(setup)?;
@@ -193,6 +196,7 @@ pub fn exec(
         alarm: Alarm::new(options.on_high.as_deref()),
     };
     let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
+    kept.extend(caller.handed.fds());
     kept.extend_from_slice(in_use);
     inherited::let_go(&kept);
     front.serve();

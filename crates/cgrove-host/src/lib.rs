@@ -39,6 +39,7 @@ pub mod ledger;
 pub mod mutant;
 mod nested;
 pub mod options;
+pub mod parent;
 pub mod probe;
 pub mod procfs;
 pub mod report;

@@ -80,6 +80,8 @@ pub enum Mutant {
     ChargedToRun,
     /// An orphan of a group whose reaper is gone is left alive.
     LostSpared,
+    /// The run goes on when the process has ended that it is to end with.
+    ParentForgotten,
     /// Whoever asks at the door may act on the whole run.
     MembershipUnchecked,
 }

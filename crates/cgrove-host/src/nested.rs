@@ -148,6 +148,7 @@ pub(crate) struct Reaper<'a> {
     /// The command was never tried: what it exited with is not its own.
     pub(crate) gave_up: Option<Errno>,
     pub(crate) timed_out: bool,
+    pub(crate) parent_ended: bool,
     pub(crate) accounting: Accounting,
     pub(crate) sweep: Sweep,
     asker: Asker,
@@ -229,6 +230,7 @@ impl<'a> Reaper<'a> {
             exec_error: None,
             gave_up: None,
             timed_out: false,
+            parent_ended: false,
             accounting,
             sweep: Sweep::default(),
             asker,
@@ -246,6 +248,7 @@ impl<'a> Reaper<'a> {
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = vec![self.hold.link.as_fd(), self.signals.as_fd(), self.scanner.as_fd()];
         fds.extend(self.launch.as_ref().map(AsFd::as_fd));
+        fds.extend(self.caller.handed.fds());
         if let Asker::Remote(socket) = &self.asker {
             fds.push(socket.as_fd());
         }
@@ -280,9 +283,10 @@ impl<'a> Reaper<'a> {
             Asker::Shell(_) | Asker::Nobody => None,
         };
         let link = (!self.alone).then(|| self.hold.link.as_fd());
+        let parent = self.parent();
         let signals = self.signals.as_fd();
         // A missing source stands for another, and is ignored below.
-        let mut fds = [Some(signals), launch, remote, link].map(|fd| match fd {
+        let mut fds = [Some(signals), launch, remote, link, parent].map(|fd| match fd {
             Some(fd) => PollFd::new(fd, PollFlags::POLLIN),
             None => PollFd::new(signals, PollFlags::empty()),
         });
@@ -290,9 +294,9 @@ impl<'a> Reaper<'a> {
             Ok(_) => fds.map(|fd| fd.any().unwrap_or(true)),
             Err(Errno::EINTR) => return,
             // Without a wait there are still the children.
-            Err(_) => [true, false, false, false],
+            Err(_) => [true, false, false, false, false],
         };
-        let [signals, launch, remote, link] = ready;
+        let [signals, launch, remote, link, parent] = ready;
         if launch && self.launch.is_some() {
             self.on_launch();
         }
@@ -306,7 +310,17 @@ impl<'a> Reaper<'a> {
             self.alone = true;
             self.kill();
         }
+        if parent && self.parent().is_some() {
+            self.parent_ended = true;
+            self.kill();
+        }
         self.on_time();
+    }
+
+    /// As [`Supervisor::parent`](crate::supervisor::Supervisor).
+    fn parent(&self) -> Option<BorrowedFd<'_>> {
+        let goes_on = matches!(self.phase, Phase::Running { .. } | Phase::Terminating { .. });
+        self.caller.handed.parent.as_ref().filter(|_| goes_on).map(|fd| fd.as_fd())
     }
 
     fn wait_time(&self) -> PollTimeout {

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use crate::filter::Ask;
+use crate::parent::DieWith;
 use crate::report::{Backend, Class};
 
 /// Which backend the user wants.
@@ -95,6 +96,8 @@ pub struct RunOptions {
     pub require: Vec<Requirement>,
     /// The run lasts until the last descendant ends.
     pub keep_descendants: bool,
+    /// The run ends with this process.
+    pub die_with: Option<DieWith>,
     /// There is no command: the run is a group that lasts until it is removed.
     pub keeper: bool,
 }

@@ -81,6 +81,8 @@ pub enum Reason {
     MemoryMax,
     /// The timeout.
     Timeout,
+    /// The process that the run was to end with had ended.
+    ParentEnded,
     /// It never started.
     ExecFailed,
     /// The supervisor was killed, and the tree with it.
@@ -384,6 +386,7 @@ impl fmt::Display for Summary<'_> {
         let report = self.0;
         match (report.reason, report.exit.code, report.exit.signal) {
             (Reason::Timeout, ..) => f.write_str("timed out")?,
+            (Reason::ParentEnded, ..) => f.write_str("ended with its parent")?,
             (Reason::ExecFailed, ..) => f.write_str("did not start")?,
             (Reason::SupervisorKilled, ..) => f.write_str("supervisor killed")?,
             (Reason::MemoryMax, ..) => f.write_str("killed for memory")?,

@@ -93,6 +93,7 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) fate: Option<Fate>,
     pub(crate) exec_error: Option<Errno>,
     pub(crate) timed_out: bool,
+    pub(crate) parent_ended: bool,
     pub(crate) refused: u64,
     pub(crate) ledger: Ledger,
     pub(crate) accounting: Accounting,
@@ -264,6 +265,7 @@ impl<'a> Supervisor<'a> {
         let mut kept = vec![front.as_fd(), front_copy.as_fd(), signals.as_fd(), scanner.as_fd()];
         kept.extend(socket.as_ref().map(AsFd::as_fd));
         kept.extend(door.iter().flat_map(Door::fds));
+        kept.extend(caller.handed.fds());
         inherited::let_go(&kept);
         // Not before the command is on its way; a refusal costs nothing but the disguise.
         let _ = title::set(&format!("cg-reaper {}", options.name));
@@ -277,6 +279,7 @@ impl<'a> Supervisor<'a> {
             fate: None,
             exec_error: None,
             timed_out: false,
+            parent_ended: false,
             refused: 0,
             ledger,
             accounting: Accounting::default(),
@@ -364,6 +367,7 @@ impl<'a> Supervisor<'a> {
                     .filter(|_| self.door_rests.is_none())
                     .map(AsFd::as_fd),
                 links: self.members.iter().map(Member::sources).collect(),
+                parent: self.parent(),
             };
             let ready = match events::wait(&sources, self.wait_time()) {
                 Ok(ready) => ready,
@@ -392,6 +396,7 @@ impl<'a> Supervisor<'a> {
                     Event::Launch(at) if at < launches => self.on_launch(),
                     Event::Launch(at) => self.on_launching(at - launches),
                     Event::Door => self.on_door(),
+                    Event::Parent => self.on_parent(),
                     Event::Link(_) => {}
                 }
             }

@@ -329,6 +329,8 @@ mod tests {
             &["--require", "luck=exact", "true"],
             &["--require", "pids=certain", "true"],
             &["--backend", "magic", "true"],
+            &["--die-with-parent=0", "true"],
+            &["--die-with-parent=me", "true"],
             &["--bogus", "true"],
             &["--quiet", "--verbose", "true"],
             &[],

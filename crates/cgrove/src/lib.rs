@@ -39,7 +39,8 @@
 //! ```
 //!
 //! Whatever is dropped is ended: a [`Running`] with its whole tree, a [`Group`] that was created
-//! with everything in it. [`Running::detach`] and [`Group::leave`] let them be.
+//! with everything in it. [`Running::detach`] and [`Group::leave`] let them be. A run ends with the
+//! process that started it, however that ends, unless [`Command::outlives_caller`] says otherwise.
 #![forbid(unsafe_code)]
 
 mod library;

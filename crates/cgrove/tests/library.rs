@@ -99,6 +99,37 @@ fn whoever_drops_a_run_ends_it() {
     vanishes(daemon);
 }
 
+/// When this program is started again to be a host that is killed: starts a run, says the pid of a
+/// daemon in it and waits.
+#[test]
+fn as_a_host() {
+    let Ok(outlives) = std::env::var("CGROVE_TEST_OUTLIVES") else { return };
+    let script = "setsid sleep 1000 & echo daemon $!; wait";
+    let command = supervisor().command("sh").args(["-c", script]).quiet();
+    let run = command.stderr(Stdio::null()).outlives_caller(outlives == "yes").spawn().unwrap();
+    run.wait().unwrap();
+}
+
+#[test]
+fn a_run_ends_with_the_program_unless_it_outlives_it() {
+    for outlives in ["no", "yes"] {
+        let mut host = std::process::Command::new(std::env::current_exe().unwrap());
+        host.args(["--exact", "as_a_host", "--nocapture"]).env("CGROVE_TEST_OUTLIVES", outlives);
+        let mut host = host.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(host.stdout.take().unwrap()).lines();
+        let daemon = |line: String| line.split_once("daemon ")?.1.parse::<i32>().ok();
+        let daemon = lines.map_while(Result::ok).find_map(daemon).unwrap();
+        host.kill().unwrap();
+        host.wait().unwrap();
+        if outlives == "yes" {
+            let supervisor = watch::process(daemon).expect("it lives").ppid;
+            assert!(watch::process(supervisor).is_some_and(|it| it.state != 'Z'));
+            cgrove_host::sys::kill(supervisor, libc::SIGKILL).unwrap();
+        }
+        vanishes(daemon);
+    }
+}
+
 #[test]
 fn a_kill_leaves_a_full_report() {
     let (mut run, daemon) = with_daemon();

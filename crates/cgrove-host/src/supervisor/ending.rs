@@ -1,6 +1,6 @@
 //! How a run comes to its end: by itself, by its timeout, by a kill.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -44,6 +44,21 @@ impl Supervisor<'_> {
             self.ledger.thaw_all();
             self.freeze();
         }
+    }
+
+    /// The process that the run ends with, until it has ended or everything is being killed.
+    pub(super) fn parent(&self) -> Option<BorrowedFd<'_>> {
+        let goes_on = matches!(self.phase, Phase::Running { .. } | Phase::Terminating { .. });
+        self.caller.handed.parent.as_ref().filter(|_| goes_on).map(|fd| fd.as_fd())
+    }
+
+    pub(super) fn on_parent(&mut self) {
+        if self.parent().is_none() || mutant::is(Mutant::ParentForgotten) {
+            return;
+        }
+        self.parent_ended = true;
+        self.note("parent", "the process that the run ends with has ended");
+        self.kill();
     }
 
     /// The front stops when the command does, so that a shell notices. Whatever else ends the stop

@@ -87,6 +87,7 @@ impl GroupCommand {
                     backend: backend.choice(),
                     require: Vec::new(),
                     keep_descendants: true,
+                    die_with: None,
                     keeper: true,
                 };
                 Group::Create(path.at, Box::new(options))

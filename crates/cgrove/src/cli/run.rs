@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cgrove_host::options::{BackendChoice, Requirement, RunOptions};
+use cgrove_host::parent::DieWith;
 use cgrove_host::report::Backend;
 use clap::{Args, ValueEnum};
 
@@ -45,8 +46,7 @@ Run a command under limits, account for all it starts, and leave nothing behind.
 Limits   --pids-max N          at most N tasks (processes and threads) at a time
          --memory-max SIZE     kill for memory over SIZE: 200M, 2G
          --memory-high SIZE    slow down over SIZE, and run --on-high COMMAND
-         --cpu-max 150%        of one CPU, or QUOTA/PERIOD in us; --cpu-weight N
-         --cpus LIST           run on these CPUs: 0-2,5
+         --cpu-max 150%        of one CPU; --cpu-weight N; --cpus LIST: 0-2,5
          --timeout TIME        end it after 90, 1.5s, 10m; --kill-grace T [2s]
          --set FILE=VALUE      write a file of its cgroup first: pids.max=64
 Outcome  --json FILE           write the report as JSON; --series: with curves
@@ -56,6 +56,7 @@ Outcome  --json FILE           write the report as JSON; --series: with curves
          --metrics[=ADDR]      meanwhile, OpenMetrics: PORT, PATH or unix [unix]
 Holding  --name NAME           the cgroup's name [run-PID], see `cgrove tree`
          --keep-descendants    last until the last descendant ends, kill none
+         --die-with-parent     end when the starter does, or the process =PID
          --backend WHICH       auto, gate or reaper; see `cgrove doctor`
          --require LIST        or do not start: pids=exact,cpu,kill=exact,gate
 
@@ -135,6 +136,13 @@ pub(super) struct RunArgs {
         help_heading = "Holding the tree")]
     keep_descendants: bool,
 
+    /// End with the process that started cgrove, or with PID, an ancestor or a process of the same
+    /// user: kill everything when it has ended, even by SIGKILL; the status is 137 then
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "starter",
+        hide_default_value = true, value_name = "PID", value_parser = values::die_with,
+        help_heading = "Holding the tree")]
+    die_with_parent: Option<DieWith>,
+
     /// How to hold the tree
     #[arg(long, value_enum, default_value_t = BackendArg::Auto, help_heading = "Holding the tree")]
     backend: BackendArg,
@@ -188,6 +196,7 @@ impl RunArgs {
                 backend: self.backend.choice(),
                 require: self.require,
                 keep_descendants: self.keep_descendants,
+                die_with: self.die_with_parent,
                 keeper: false,
             },
             json: self.json,

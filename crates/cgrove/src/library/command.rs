@@ -17,6 +17,7 @@ pub struct Command {
     group: Option<String>,
     name: Option<String>,
     words: Vec<std::ffi::OsString>,
+    outlives_caller: bool,
 }
 
 impl Command {
@@ -25,7 +26,8 @@ impl Command {
         group: Option<String>,
         program: &OsStr,
     ) -> Command {
-        Command { inner, group, name: None, words: vec![program.to_owned()] }
+        let words = vec![program.to_owned()];
+        Command { inner, group, name: None, words, outlives_caller: false }
     }
 
     /// An argument.
@@ -136,6 +138,14 @@ impl Command {
         self
     }
 
+    /// Whether the run goes on when this process has ended; only a detached one can. By default it
+    /// does not: everything in it is killed, even if this process was ended by SIGKILL.
+    #[must_use]
+    pub fn outlives_caller(mut self, outlives: bool) -> Command {
+        self.outlives_caller = outlives;
+        self
+    }
+
     /// Writes an interface file of the cgroup before the command starts, e.g. `pids.max`.
     #[must_use]
     pub fn set(self, file: &str, value: &str) -> Command {
@@ -165,6 +175,10 @@ impl Command {
     pub fn spawn(mut self) -> Result<Running, Error> {
         let report = tempfile::NamedTempFile::new().map_err(Error::io("a place for the report"))?;
         self.inner.arg("--json").arg(report.path());
+        if !self.outlives_caller {
+            // Named, it is this process even if it ends before cgrove could ask for its parent.
+            self.inner.arg(format!("--die-with-parent={}", std::process::id()));
+        }
         if let Some(group) = &self.group {
             self.inner.arg(group);
         }

@@ -172,7 +172,8 @@ impl Running {
         Ok(Output { report, stdout, stderr })
     }
 
-    /// Lets the run go on without this handle. Its report is lost.
+    /// Lets the run go on without this handle. Its report is lost. It ends with this process all the
+    /// same, unless it [outlives](crate::Command::outlives_caller) it.
     pub fn detach(mut self) {
         self.kill_on_drop = false;
     }

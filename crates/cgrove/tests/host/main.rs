@@ -18,6 +18,7 @@ mod live;
 mod memory;
 mod odd;
 mod outcome;
+mod parent;
 mod python;
 mod rounds;
 mod seeing;
@@ -46,6 +47,9 @@ pub struct Test {
 pub const LEAK_SANITIZER: &str = "leak sanitizer";
 /// Few enough pids for all of them to be used up in a test.
 pub const SMALL_PID_MAX: &str = "small pid_max";
+
+/// The rights of root: some processes are to be another user's.
+pub const SUPERUSER: &str = "superuser";
 
 /// The right to make a pid namespace, and a mount namespace with a `/proc` for it.
 pub const PID_NAMESPACE: &str = "right to make a pid namespace";
@@ -76,6 +80,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("memory", memory::TESTS),
     ("odd", odd::TESTS),
     ("outcome", outcome::TESTS),
+    ("parent", parent::TESTS),
     ("python", python::TESTS),
     ("rounds", rounds::TESTS),
     ("seeing", seeing::TESTS),
@@ -130,6 +135,7 @@ fn is_here(need: &str) -> bool {
         }
         SMALL_PID_MAX => std::fs::read_to_string("/proc/sys/kernel/pid_max")
             .is_ok_and(|text| text.trim().parse().is_ok_and(|max: u32| max <= 70_000)),
+        SUPERUSER => nix::unistd::geteuid().is_root(),
         PID_NAMESPACE => {
             let script = "mount -t proc proc /proc";
             let mut command = Command::new("unshare");

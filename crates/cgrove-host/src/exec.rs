@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use crate::door::{self, Entered, Entry, Request};
 use crate::error::HostError;
 use crate::filter::{self, Ask};
+use crate::follow;
 use crate::inherited;
 use crate::launch::{self, Caller, Handed, Launch};
 use crate::nested::{self, Asker, Begun, Hold, Reaper};
@@ -126,6 +127,9 @@ pub(crate) fn ask(
         // Its reaper sees the socket close, and ends.
         return Err(error);
     }
+    if let Some(events) = &caller.handed.events {
+        follow::redirect(events.as_fd(), &entered.full)?;
+    }
     send_plan(ours.as_fd(), &plan(options, caller, closed))
         .map_err(|errno| refused(&format!("{} ({errno:?})", errno.desc())))?;
     Ok((entered, ours))
@@ -181,7 +185,7 @@ pub(crate) fn reap(hold: Hold, brought: Brought, report: OwnedFd, supervisor: Pi
     let folder = sys::own(brought.folder);
     let streams = brought.streams.map(sys::own);
     let parent = brought.parent.map(sys::own).map(Arc::new);
-    let handed = Handed { parent };
+    let handed = Handed { parent, events: None };
     let mut kept = vec![hold.link.as_fd(), socket.as_fd(), folder.as_fd(), report.as_fd()];
     kept.extend(streams.iter().map(AsFd::as_fd));
     kept.extend(handed.fds());

@@ -24,6 +24,7 @@ use crate::conclude;
 use crate::door::{self, outer};
 use crate::error::HostError;
 use crate::exec;
+use crate::follow;
 use crate::inherited;
 use crate::keeper;
 use crate::kill::Sweep;
@@ -43,8 +44,13 @@ const KILL_AGAIN: u8 = 50;
 
 /// Runs the command to its end and reports. The calling process must be single-threaded; its
 /// signals stay blocked afterwards. Of its descriptors only those `in_use` are left: the others are
-/// the command's, and closed here (a standard stream leads to `/dev/null` then).
-pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, HostError> {
+/// the command's, and closed here (a standard stream leads to `/dev/null` then). What happens is told
+/// to `events`, a socket of packets; it may bring another one, to be read on from there.
+pub fn run(
+    options: &RunOptions,
+    events: Option<BorrowedFd<'_>>,
+    in_use: &[BorrowedFd<'_>],
+) -> Result<Report, HostError> {
     let started = Instant::now();
     let setup = |e| HostError::call("cannot set up the run", e);
     if !mutant::is(Mutant::NoSecondReaper) {
@@ -55,7 +61,7 @@ pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, Ho
         group: getpgrp(),
         mask: sys::block_all_signals().map_err(setup)?,
         sigchld_ignored: sys::signal_is_ignored(libc::SIGCHLD),
-        handed: Handed::open(options)?,
+        handed: Handed::open(options, events)?,
     };
     if caller.sigchld_ignored {
         // With SIG_IGN nobody could be waited for.
@@ -120,6 +126,9 @@ fn run_inside(
     if let Some(error) = nested::check(options, &hold.entered, caller) {
         return Err(error);
     }
+    if let Some(events) = &caller.handed.events {
+        follow::redirect(events.as_fd(), &hold.entered.full)?;
+    }
     let environment = launch::environment(&hold.entered.full);
     let cpus = hold.entered.cpus.clone();
     let launch = Launch {
@@ -169,6 +178,7 @@ pub fn exec(
     path: &str,
     options: &RunOptions,
     closed: [bool; 3],
+    events: Option<BorrowedFd<'_>>,
     in_use: &[BorrowedFd<'_>],
 ) -> Result<Report, HostError> {
     let started = Instant::now();
@@ -178,7 +188,7 @@ pub fn exec(
         group: getpgrp(),
         mask: sys::block_all_signals().map_err(setup)?,
         sigchld_ignored: sys::signal_is_ignored(libc::SIGCHLD),
-        handed: Handed::open(options)?,
+        handed: Handed::open(options, events)?,
     };
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(setup)?;

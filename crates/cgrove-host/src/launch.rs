@@ -42,18 +42,25 @@ pub struct Caller {
 pub struct Handed {
     /// A pidfd of the process that the run ends with.
     pub parent: Option<Arc<OwnedFd>>,
+    /// A socket of packets for whoever follows the run from its first event on.
+    pub events: Option<Arc<OwnedFd>>,
 }
 
 impl Handed {
     /// What the options ask for.
-    pub(crate) fn open(options: &RunOptions) -> Result<Handed, HostError> {
+    pub(crate) fn open(
+        options: &RunOptions,
+        events: Option<BorrowedFd<'_>>,
+    ) -> Result<Handed, HostError> {
         let parent = options.die_with.map(parent::open).transpose()?.map(Arc::new);
-        Ok(Handed { parent })
+        let events = events.map(|fd| fd.try_clone_to_owned()).transpose();
+        let events = events.map_err(|_| HostError::call("cannot set up --events", Errno::EMFILE));
+        Ok(Handed { parent, events: events?.map(Arc::new) })
     }
 
     /// All of them.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.parent.iter().map(|fd| fd.as_fd())
+        self.parent.iter().chain(&self.events).map(|fd| fd.as_fd())
     }
 }
 

@@ -25,6 +25,7 @@ use crate::accounting::Accounting;
 use crate::conclude;
 use crate::door::{self, Entered, Entry, Left, Refused, Request};
 use crate::error::HostError;
+use crate::journal::{What, cut};
 use crate::kill::{self, Sweep};
 use crate::launch::{self, Caller, Launch};
 use crate::options::{BackendChoice, Requirement, RunOptions};
@@ -265,9 +266,15 @@ impl<'a> Reaper<'a> {
     }
 
     fn leave(&self) -> Option<Left> {
+        let failed = self.exec_error.is_some() || self.gave_up.is_some();
         // A census that the outer tree spoils can be taken again.
         for _ in 0..20 {
-            match self.hold.ask(&Request::Leave { path: self.hold.path() }) {
+            let (code, signal) = match self.fate {
+                Some(Fate::Exited(code)) if !failed => (Some(code), None),
+                Some(Fate::Signaled(signal)) if !failed => (None, Some(signal)),
+                _ => (None, None),
+            };
+            match self.hold.ask(&Request::Leave { path: self.hold.path(), code, signal }) {
                 Ok(text) => return serde_json::from_slice(&text).ok(),
                 Err(Errno::EBUSY) => {}
                 Err(_) => return None,
@@ -312,6 +319,7 @@ impl<'a> Reaper<'a> {
         }
         if parent && self.parent().is_some() {
             self.parent_ended = true;
+            self.happened(vec![What::ParentEnded]);
             self.kill();
         }
         self.on_time();
@@ -353,6 +361,7 @@ impl<'a> Reaper<'a> {
 
     fn time_out(&mut self, now: Instant) {
         self.timed_out = true;
+        self.happened(vec![What::Timeout]);
         if self.options.kill_grace.is_zero() {
             self.kill();
             return;
@@ -384,7 +393,24 @@ impl<'a> Reaper<'a> {
             Ok(Some(FromCommand::ExecFailed(errno))) => self.exec_error = Some(errno),
             Ok(Some(FromCommand::GaveUp(errno))) => self.gave_up = Some(errno),
             Ok(Some(_)) => {}
-            Ok(None) | Err(_) => self.launch = None,
+            Ok(None) | Err(_) => {
+                self.launch = None;
+                let words = self.options.command.iter();
+                let words = words.map(|word| word.to_string_lossy().into_owned());
+                let started = What::Started { pid: self.command, command: cut(words) };
+                let what = match self.exec_error.or(self.gave_up) {
+                    None => What::Exec,
+                    Some(errno) => What::ExecFailed { error: format!("{errno:?}") },
+                };
+                self.happened(vec![started, what]);
+            }
+        }
+    }
+
+    /// For whoever follows.
+    fn happened(&self, what: Vec<What>) {
+        if !self.alone {
+            let _ = self.hold.ask(&Request::Tell { path: self.hold.path(), what });
         }
     }
 

@@ -1,7 +1,8 @@
-//! The report as a JSON schema, for programs in other languages.
+//! The report, and a line of events, as JSON schemas, for programs in other languages.
 //!
-//! It is made from the types and their comments, so it cannot say anything else than they do. Only
-//! tests are built with it: one holds docs/report.schema.json to it, and real reports to that file.
+//! They are made from the types and their comments, so they cannot say anything else than those do.
+//! Only tests are built with this: one holds docs/*.schema.json to it, and real reports and events to
+//! those files.
 //! An object may have fields that the schema does not name, since fields may be added under the
 //! same version.
 
@@ -10,11 +11,17 @@ use schemars::transform::{RecursiveTransform, Transform};
 use schemars::{JsonSchema, Schema};
 use serde_json::Value;
 
+use crate::journal::{self, Happening};
 use crate::report::{Report, VERSION};
 
 /// Of the report, by JSON Schema's draft 2020-12.
 pub fn report() -> Value {
     of::<Report>(&format!("cgrove report, version {VERSION}"))
+}
+
+/// Of a line of events.
+pub fn events() -> Value {
+    of::<Happening>(&format!("a line of cgrove events, version {}", journal::VERSION))
 }
 
 fn of<T: JsonSchema>(title: &str) -> Value {

@@ -19,6 +19,7 @@ mod ending;
 mod exec;
 mod limits;
 mod members;
+mod telling;
 mod visitors;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -38,6 +39,7 @@ use crate::filter;
 use crate::freezer::Freezer;
 use crate::gate::{self, Gate};
 use crate::inherited;
+use crate::journal::{Journal, What};
 use crate::kill::{self, Sweep};
 use crate::launch::{self, Caller, Launch};
 use crate::ledger::{GroupId, Ledger};
@@ -128,6 +130,7 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) door: Result<Door, Errno>,
     /// Until when nobody is let in, so that others get their turn.
     door_rests: Option<Instant>,
+    journal: Journal,
     failure: Option<HostError>,
 }
 
@@ -303,6 +306,7 @@ impl<'a> Supervisor<'a> {
             doomed_due: None,
             door,
             door_rests: None,
+            journal: Journal::new(started),
             failure: None,
         };
         if let Err(error) = supervisor.watch() {
@@ -319,6 +323,11 @@ impl<'a> Supervisor<'a> {
                 return Err(setup(Errno::EINVAL));
             }
             self.resources.add(self.command, &self.ledger);
+        }
+        if let Some(events) = &self.caller.handed.events {
+            let ours = events.try_clone().map_err(|_| setup(Errno::EMFILE))?;
+            self.journal.add(ours, self.ledger.root().path()).map_err(setup)?;
+            self.command_started();
         }
         if let Some(socket) = self.launch.as_ref().filter(|_| self.ledger.is_freezing()) {
             // Seized and interrupted, it does not come as far as its exec.
@@ -407,6 +416,7 @@ impl<'a> Supervisor<'a> {
             }
             links.into_iter().for_each(|id| self.on_link(id));
             self.on_time();
+            self.tell_news();
         }
     }
 
@@ -419,7 +429,7 @@ impl<'a> Supervisor<'a> {
             Phase::Over => None,
         };
         let others = self.sampler.due().into_iter().chain(self.door_rests);
-        let others = others.chain(self.freezer.due());
+        let others = others.chain(self.freezer.due()).chain(self.journal.due());
         let others = others.chain(self.doomed_due.map(|(due, _)| due));
         let others = others.chain(self.limits_due());
         let due = phase.into_iter().chain(others).min()?;
@@ -539,6 +549,7 @@ impl<'a> Supervisor<'a> {
             Ok(Some(FromCommand::GaveUp(_))) => {}
             Ok(None) => {
                 self.launch = None;
+                self.command_executed();
                 // From here on its memory is its own.
                 self.resources.poke();
             }
@@ -572,6 +583,9 @@ impl<'a> Supervisor<'a> {
                     sweep.newest(scanner, &census, excess, |pid| ledger.is_member(pid, id));
                 ledger.killed_for(id, killed);
                 self.refused += killed;
+                if killed > 0 {
+                    self.happened_to(id, What::PidsMax { count: killed });
+                }
             }
         }
         let always = self.backend == Backend::Reaper || self.accounting.is_sampled();

@@ -85,6 +85,14 @@ pub(crate) fn send_all(to: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
     packet(to, b'E', &[], WAIT)
 }
 
+/// Hands a descriptor over.
+pub(crate) fn hand_over(to: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let iov = [IoSlice::new(b"F")];
+    sendmsg::<()>(to.as_raw_fd(), &iov, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+}
+
 /// What came of [`send_all`].
 pub(crate) enum Piece {
     /// There is more.

@@ -1,8 +1,8 @@
-//! docs/report.schema.json: it is what the types give, and real reports keep to it.
+//! docs/*.schema.json: they are what the types give, and real reports and events keep to them.
 //!
 //!     CGROVE_BLESS=1 cargo test -p cgrove --test schema
 //!
-//! writes it anew.
+//! writes them anew.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,8 @@ use std::process::Command;
 use cgrove_host::schema;
 use serde_json::{Value, json};
 
-const COMMITTED: &str = include_str!("../../../docs/report.schema.json");
+const REPORT: &str = include_str!("../../../docs/report.schema.json");
+const EVENTS: &str = include_str!("../../../docs/events.schema.json");
 
 /// Whether what is written is what there is to be.
 fn is_current(committed: &str, file: &str, mut made: Value) {
@@ -27,14 +28,19 @@ fn is_current(committed: &str, file: &str, mut made: Value) {
 }
 
 #[test]
-fn the_file_is_what_the_types_give() {
-    is_current(COMMITTED, "report.schema.json", schema::report());
+fn the_files_are_what_the_types_give() {
+    is_current(REPORT, "report.schema.json", schema::report());
+    is_current(EVENTS, "events.schema.json", schema::events());
 }
 
 /// Fields may be added later, and so the schema allows them. Today there is none that it does not
 /// name.
 fn closed(schema: &mut Value) {
     match schema {
+        // What depends on the event is in the alternatives.
+        Value::Object(map) if map.contains_key("properties") && map.contains_key("oneOf") => {
+            map.insert("unevaluatedProperties".to_owned(), json!(false));
+        }
         Value::Object(map) => {
             map.values_mut().for_each(closed);
             if map.contains_key("properties") {
@@ -46,16 +52,20 @@ fn closed(schema: &mut Value) {
     }
 }
 
-fn validator() -> jsonschema::Validator {
-    let mut schema: Value = serde_json::from_str(COMMITTED).unwrap();
+fn validator(schema: &str) -> jsonschema::Validator {
+    let mut schema: Value = serde_json::from_str(schema).unwrap();
     jsonschema::draft202012::meta::validate(&schema).expect("a schema");
     closed(&mut schema);
     jsonschema::draft202012::new(&schema).unwrap()
 }
 
 fn complaints(report: &Value) -> Vec<String> {
-    let validator = validator();
-    let said = validator.iter_errors(report);
+    complaints_by(REPORT, report)
+}
+
+fn complaints_by(schema: &str, value: &Value) -> Vec<String> {
+    let validator = validator(schema);
+    let said = validator.iter_errors(value);
     said.map(|error| format!("{}: {error}", error.instance_path())).collect()
 }
 
@@ -158,6 +168,37 @@ fn a_run_in_a_group() {
     let done = std::panic::catch_unwind(|| report_of(&["exec", &name, "--", "true"]));
     cgrove(&["rm", "--kill", &name]);
     assert_eq!(reason(&done.unwrap()), "exited");
+}
+
+#[test]
+fn lines_of_events() {
+    let cgrove = env!("CARGO_BIN_EXE_cgrove");
+    let script = format!(
+        "{cgrove} run --quiet --name inner -- true; {cgrove} set $CGROVE pids.max 3; \
+         (sleep 9 & sleep 9 & sleep 9 & sleep 9); x=$(head -c 200000000 /dev/zero | tr '\\0' x)"
+    );
+    let options =
+        ["run", "--quiet", "--events", "-", "--memory-high", "20M", "--memory-max", "40M"];
+    let more = ["--cpu-max", "50%", "--timeout", "99", "--", "sh", "-c", &script];
+    let output = Command::new(cgrove).args(options).args(more).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let parse = |line: &str| serde_json::from_str::<Value>(line).unwrap();
+    let lines: Vec<Value> = text.lines().map(parse).collect();
+    assert!(lines.len() > 8, "{text}");
+    for line in &lines {
+        assert_eq!(complaints_by(EVENTS, line), [""; 0], "{line}");
+    }
+    let breaks: [fn(&mut Value); 4] = [
+        |it| it["event"] = json!("yawn"),
+        |it| it["surprise"] = json!(1),
+        |it| it["at_ms"] = json!(null),
+        |it| drop(it.as_object_mut().unwrap().remove("pid")),
+    ];
+    for spoil in breaks {
+        let mut bad = lines[0].clone();
+        spoil(&mut bad);
+        assert!(!complaints_by(EVENTS, &bad).is_empty(), "{bad}");
+    }
 }
 
 /// A check that lets everything pass is none.

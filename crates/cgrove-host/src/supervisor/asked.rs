@@ -168,7 +168,7 @@ impl Supervisor<'_> {
             Err(errno) => {
                 self.refused += 1;
                 gate.refuse(id, Errno::from_raw(errno.code()));
-                self.note("pids.max", "a fork was refused");
+                self.fork_refused();
             }
         }
     }

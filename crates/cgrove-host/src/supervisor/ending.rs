@@ -10,6 +10,7 @@ use super::{Phase, Supervisor};
 use crate::conclude;
 use crate::error::HostError;
 use crate::gate::Gate;
+use crate::journal::What;
 use crate::kill;
 use crate::mutant::{self, Mutant};
 use crate::report::Backend;
@@ -24,7 +25,7 @@ const REAPERS_TIME: Duration = Duration::from_secs(1);
 impl Supervisor<'_> {
     pub(super) fn time_out(&mut self, now: Instant) {
         self.timed_out = true;
-        self.note("timeout", "--timeout is over");
+        self.happened_to_run(What::Timeout);
         self.continue_front();
         if self.options.kill_grace.is_zero() {
             self.kill();
@@ -57,7 +58,7 @@ impl Supervisor<'_> {
             return;
         }
         self.parent_ended = true;
-        self.note("parent", "the process that the run ends with has ended");
+        self.happened_to_run(What::ParentEnded);
         self.kill();
     }
 
@@ -85,7 +86,7 @@ impl Supervisor<'_> {
             self.ledger.kill();
         }
         if !matches!(self.phase, Phase::Killing { .. }) {
-            self.note("kill", "everything that is left");
+            self.happened_to_run(What::Kill);
             self.continue_front();
         }
         // Whoever the core wants dead is among those the sweep finds.
@@ -193,11 +194,16 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn finish(mut self) -> Result<crate::report::Report, HostError> {
+        let tell_end = self.tell_end();
         let figures = self.limit_figures();
         self.ledger.close();
         match self.failure.take() {
             Some(error) => Err(error),
-            None => Ok(conclude::report(self, figures)),
+            None => {
+                let report = conclude::report(self, figures);
+                tell_end(&report);
+                Ok(report)
+            }
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use super::{Phase, Supervisor};
 use crate::door::Request;
+use crate::journal::{What, cut_text};
+use crate::ledger::GroupId;
 use crate::resources::{Around, Crossing, Figures, Resources};
 use crate::sys::Waited;
 use crate::wire::ToFront;
@@ -60,24 +62,10 @@ impl Supervisor<'_> {
     }
 
     /// A file was written from outside.
-    pub(super) fn limit_set(&mut self, path: &str, file: &str, value: &[u8]) {
-        let group = format!(
-            "{}{}{path}",
-            self.ledger.root().path(),
-            if path.is_empty() { "" } else { "/" }
-        );
-        let value = String::from_utf8_lossy(value);
-        self.resources.note(&group, "set", format!("{file}={}", value.trim_end()));
+    pub(super) fn limit_set(&mut self, id: GroupId, file: &str, value: &[u8]) {
+        let value = cut_text(&String::from_utf8_lossy(value));
+        self.happened_to(id, What::Set { file: file.to_owned(), value });
         self.resources.poke();
-    }
-
-    /// Something for the series, of the run's own cgroup.
-    pub(super) fn note(&mut self, kind: &str, detail: &str) {
-        if !self.options.series {
-            return;
-        }
-        let group = self.ledger.root().path();
-        self.resources.note(&group, kind, detail.to_owned());
     }
 
     fn tell_crossings(&mut self) {

@@ -31,6 +31,8 @@ pub struct Run {
     pub quiet: bool,
     /// Say more.
     pub verbose: bool,
+    /// Where events go.
+    pub events: Option<PathBuf>,
     /// Keep a line of progress on the terminal.
     pub progress: bool,
     /// Where metrics are offered.
@@ -50,9 +52,9 @@ Limits   --pids-max N          at most N tasks (processes and threads) at a time
          --timeout TIME        end it after 90, 1.5s, 10m; --kill-grace T [2s]
          --set FILE=VALUE      write a file of its cgroup first: pids.max=64
 Outcome  --json FILE           write the report as JSON; --series: with curves
-         --report FILE.html    write it as a page: curves, events, processes
-         --quiet, --verbose    say nothing at the end; say more
-         --progress            meanwhile, a line at the foot of the terminal
+         --report FILE.html    a page of it; --quiet, --verbose: say less, more
+         --events FILE         meanwhile, what happens: one JSON object a line
+         --progress            meanwhile, a line on the terminal
          --metrics[=ADDR]      meanwhile, OpenMetrics: PORT, PATH or unix [unix]
 Holding  --name NAME           the cgroup's name [run-PID], see `cgrove tree`
          --keep-descendants    last until the last descendant ends, kill none
@@ -115,6 +117,12 @@ pub(super) struct RunArgs {
     /// Name the survivors and say why this backend was taken
     #[arg(long, help_heading = "Outcome")]
     verbose: bool,
+
+    /// While the run lasts, write what happens to this file, one JSON object a line; - is standard
+    /// output. Who reads slowly misses some, and is told how many
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath,
+        help_heading = "Outcome")]
+    events: Option<PathBuf>,
 
     /// While a run lasts longer than two seconds, say at the foot of the terminal how far it has come
     #[arg(long, help_heading = "Outcome")]
@@ -204,6 +212,7 @@ impl RunArgs {
             report: self.report,
             quiet: self.quiet,
             verbose: self.verbose,
+            events: self.events,
             progress: self.progress,
             metrics: self.metrics,
         }

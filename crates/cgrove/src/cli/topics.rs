@@ -89,6 +89,8 @@ like has the screen. If its process was killed, `reset` mends the screen.
 A socket can be used by its owner alone, a port by all users of this machine.
 `curl --unix-socket PATH http://run/metrics` reads it.
 
+--events FILE writes what happens, one JSON object a line.
+cgrove events NAME     tells what happens in a run or group until it ends
 cgrove metrics [NAME]  prints them for runs that began without --metrics
 cgrove top [NAME]      shows all runs, their cgroups and processes, live
 ",

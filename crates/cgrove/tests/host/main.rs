@@ -7,6 +7,7 @@
 //!     cargo test -p cgrove --test host -- NAME
 
 mod cpu;
+mod events;
 mod faults;
 mod freeze;
 mod groups;
@@ -70,6 +71,7 @@ use tests;
 
 const MODULES: &[(&str, &[Test])] = &[
     ("cpu", cpu::TESTS),
+    ("events", events::TESTS),
     ("faults", faults::TESTS),
     ("freeze", freeze::TESTS),
     ("groups", groups::TESTS),

@@ -1,0 +1,517 @@
+//! What happens in a run, told as it happens: one line of JSON each, to whoever follows.
+//!
+//! **Problem.** The supervisor answers forks; it may wait for nobody. Whoever follows may be slow, be
+//! stopped, or never read at all.
+//!
+//! **Mechanism.** A follower is a socket of packets, each one line, which is written to without
+//! waiting. What finds no room is dropped and counted, and the count is told, as `lost`, before the
+//! next line that finds some. Room for the last words is set aside, so that `lost` and `ended` reach
+//! also those who were far behind. What comes often, such as a refused fork of a bomb, is told at
+//! most ten times a second for each group, with how often it was: a follower costs little even then.
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
+use serde::{Deserialize, Serialize};
+
+use crate::report::{Bytes, nanos};
+use crate::sys::RawPid;
+
+/// The version of a line; raised when a field changes its meaning or goes away.
+pub const VERSION: u32 = 1;
+
+/// Between two lines of one kind that comes often, for one group.
+const SPACING: Duration = Duration::from_millis(100);
+/// The most followers of a run.
+const MAX_FOLLOWERS: usize = 64;
+/// What a follower may have waiting unread, in bytes as SO_SNDBUF counts (socket(7)), and how much
+/// more for the last words.
+const ROOM: usize = 64 * 1024;
+const LAST_ROOM: usize = 32 * 1024;
+/// The most bytes told of a command line or a value.
+const MAX_TEXT: usize = 512;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Happening {
+    /// [`VERSION`].
+    #[cfg_attr(feature = "schema", schemars(extend("const" = VERSION)))]
+    pub version: u32,
+    /// Milliseconds since the start of the run, for a run in a run that of the one around.
+    pub at_ms: u64,
+    /// The same on the wall clock: milliseconds since 1970.
+    pub time_ms: u64,
+    /// The cgroup's path: `/demo/inner`.
+    pub group: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum What {
+    /// A command was forked.
+    Started {
+        /// Its pid.
+        pid: RawPid,
+        /// What it is to execute; cut if it is long.
+        command: Vec<String>,
+    },
+    /// The command was executed.
+    Exec,
+    /// It could not be.
+    ExecFailed {
+        /// The name of execve(2)'s errno.
+        error: String,
+    },
+    /// Forks were refused, or without a gate processes killed, at the group's task limit.
+    #[serde(rename = "pids.max")]
+    PidsMax {
+        /// How many since this was told last.
+        count: u64,
+    },
+    /// Memory of the group went over its `memory.high`.
+    #[serde(rename = "memory.high")]
+    MemoryHigh {
+        /// How often since this was told last.
+        count: u64,
+        /// What it uses.
+        usage_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// Memory of the group was found over its `memory.max`.
+    #[serde(rename = "memory.max")]
+    MemoryMax {
+        /// What it uses.
+        usage_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// A process was killed for memory; the group is the one whose limit was passed.
+    OomKill {
+        /// Its pid.
+        pid: RawPid,
+        /// Its command line; cut if it is long.
+        cmdline: Vec<String>,
+        /// What it used.
+        bytes: u64,
+        /// What the group used.
+        usage_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The group has to wait: its quota of `cpu.max` is used up.
+    Throttle {
+        /// How often since this was told last.
+        count: u64,
+    },
+    /// A freeze was asked for.
+    Freeze,
+    /// A thaw was asked for.
+    Thaw,
+    /// A file was written.
+    Set {
+        /// Which.
+        file: String,
+        /// What; cut if it is long.
+        value: String,
+    },
+    /// The group is new.
+    GroupMade,
+    /// The group is gone.
+    GroupRemoved,
+    /// The time is over.
+    Timeout,
+    /// The process has ended that the run is to end with.
+    ParentEnded,
+    /// Everything that is left of the group is killed.
+    Kill,
+    /// The command is over, and nobody of its group is left.
+    Ended {
+        /// The command's exit code, if it exited.
+        code: Option<i32>,
+        /// The signal that ended it, if one did.
+        signal: Option<i32>,
+    },
+    /// Whoever follows was too slow for some lines.
+    Lost {
+        /// For how many.
+        count: u64,
+    },
+}
+
+impl What {
+    /// The word for it, as in the series.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            What::Started { .. } => "started",
+            What::Exec => "exec",
+            What::ExecFailed { .. } => "exec-failed",
+            What::PidsMax { .. } => "pids.max",
+            What::MemoryHigh { .. } => "memory.high",
+            What::MemoryMax { .. } => "memory.max",
+            What::OomKill { .. } => "oom-kill",
+            What::Throttle { .. } => "throttle",
+            What::Freeze => "freeze",
+            What::Thaw => "thaw",
+            What::Set { .. } => "set",
+            What::GroupMade => "group-made",
+            What::GroupRemoved => "group-removed",
+            What::Timeout => "timeout",
+            What::ParentEnded => "parent-ended",
+            What::Kill => "kill",
+            What::Ended { .. } => "ended",
+            What::Lost { .. } => "lost",
+        }
+    }
+
+    /// The rest, in a line for people.
+    pub fn detail(&self) -> String {
+        match self {
+            What::Started { pid, command } => format!("process {pid}: {}", command.join(" ")),
+            What::ExecFailed { error } => error.clone(),
+            What::PidsMax { count: 1 } => "a fork was refused".to_owned(),
+            What::PidsMax { count } => format!("{count} forks were refused"),
+            What::MemoryHigh { usage_bytes, limit_bytes, .. } => {
+                format!("{usage_bytes} bytes, high is {limit_bytes}")
+            }
+            What::MemoryMax { usage_bytes, limit_bytes } => {
+                format!("{} of {}", Bytes(*usage_bytes), Bytes(*limit_bytes))
+            }
+            What::OomKill { pid, cmdline, bytes, .. } => {
+                format!("process {pid} ({}) of {}", cmdline.join(" "), Bytes(*bytes))
+            }
+            What::Throttle { .. } => "the quota of cpu.max is used up".to_owned(),
+            What::Freeze | What::Thaw => "asked for from outside".to_owned(),
+            What::Set { file, value } => format!("{file}={value}"),
+            What::Timeout => "--timeout is over".to_owned(),
+            What::ParentEnded => "the process that the run ends with has ended".to_owned(),
+            What::Kill => "everything that is left".to_owned(),
+            What::Ended { code: Some(code), .. } => format!("exited {code}"),
+            What::Ended { signal: Some(signal), .. } => {
+                format!("killed by {}", crate::report::signal_name(*signal))
+            }
+            What::Lost { count } => format!("{count} events, for want of a reader"),
+            What::Exec | What::GroupMade | What::GroupRemoved | What::Ended { .. } => String::new(),
+        }
+    }
+
+    /// Whether the series has it too.
+    pub(crate) fn is_of_series(&self) -> bool {
+        !matches!(
+            self,
+            What::Started { .. }
+                | What::Exec
+                | What::ExecFailed { .. }
+                | What::GroupMade
+                | What::GroupRemoved
+                | What::Ended { .. }
+                | What::Lost { .. }
+        )
+    }
+
+    /// Whether the reaper of a group may say so of it.
+    pub(crate) fn is_a_reapers(&self) -> bool {
+        matches!(
+            self,
+            What::Started { .. }
+                | What::Exec
+                | What::ExecFailed { .. }
+                | What::Timeout
+                | What::ParentEnded
+        )
+    }
+
+    fn count(&mut self) -> Option<&mut u64> {
+        match self {
+            What::PidsMax { count } | What::MemoryHigh { count, .. } | What::Throttle { count } => {
+                Some(count)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A command line as it is told.
+pub(crate) fn cut(words: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut left = MAX_TEXT;
+    let mut cut = Vec::new();
+    for mut word in words {
+        if word.len() > left {
+            shorten(&mut word, left);
+            cut.extend(Some(word).filter(|word| !word.is_empty()));
+            break;
+        }
+        left -= word.len();
+        cut.push(word);
+    }
+    cut
+}
+
+/// A value as it is told.
+pub(crate) fn cut_text(text: &str) -> String {
+    let mut text = text.trim_end().to_owned();
+    shorten(&mut text, MAX_TEXT);
+    text
+}
+
+fn shorten(text: &mut String, max: usize) {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        text.truncate(end);
+    }
+}
+
+/// What of one kind, for one group, was told last, and what has come since.
+#[derive(Debug)]
+struct Often {
+    told: Instant,
+    since: Option<What>,
+}
+
+/// Everybody who follows a run.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    started: Instant,
+    followers: Vec<Follower>,
+    often: HashMap<(String, &'static str), Often>,
+}
+
+#[derive(Debug)]
+struct Follower {
+    socket: OwnedFd,
+    /// The cgroup that is followed, and those below.
+    at: String,
+    lost: u64,
+}
+
+impl Journal {
+    pub(crate) fn new(started: Instant) -> Journal {
+        Journal { started, followers: Vec::new(), often: HashMap::new() }
+    }
+
+    /// From now on this socket of packets is told what happens at `at` and below. EAGAIN: so many
+    /// follow already.
+    pub(crate) fn add(&mut self, socket: OwnedFd, at: String) -> Result<(), Errno> {
+        if self.followers.len() >= MAX_FOLLOWERS {
+            return Err(Errno::EAGAIN);
+        }
+        // The kernel counts twice what it is told (socket(7)); refused, it is as it was.
+        let _ = setsockopt(&socket, sockopt::SndBuf, &ROOM);
+        self.followers.push(Follower { socket, at, lost: 0 });
+        Ok(())
+    }
+
+    /// Whether there is anybody to tell.
+    pub(crate) fn is_followed(&self) -> bool {
+        !self.followers.is_empty()
+    }
+
+    /// Something happened.
+    pub(crate) fn tell(&mut self, group: &str, mut what: What) {
+        if !self.is_followed() {
+            return;
+        }
+        if what.count().is_some() {
+            let now = Instant::now();
+            let key = (group.to_owned(), what.kind());
+            if let Some(often) = self.often.get_mut(&key)
+                && (often.since.is_some() || now < often.told + SPACING)
+            {
+                let before = often.since.as_mut().and_then(|it| it.count().map(|count| *count));
+                if let Some(count) = what.count() {
+                    *count += before.unwrap_or(0);
+                }
+                often.since = Some(what);
+                return;
+            }
+            self.often.insert(key, Often { told: now, since: None });
+        } else {
+            // What came before is told before.
+            self.tell_waiting(|_| true);
+        }
+        let last = matches!(what, What::Ended { .. } | What::GroupRemoved);
+        self.send(group, what, last);
+        if last {
+            self.often.retain(|(of, _), _| of != group);
+        }
+    }
+
+    /// When something is to be told that has come too often.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let waiting = self.often.values().filter(|often| often.since.is_some());
+        waiting.map(|often| often.told + SPACING).min()
+    }
+
+    /// Tells it.
+    pub(crate) fn on_time(&mut self) {
+        let now = Instant::now();
+        self.tell_waiting(|often| often.told + SPACING <= now);
+    }
+
+    fn tell_waiting(&mut self, which: impl Fn(&Often) -> bool) {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for ((group, _), often) in &mut self.often {
+            if often.since.is_some() && which(often) {
+                due.extend(often.since.take().map(|what| (group.clone(), what)));
+                often.told = now;
+            }
+        }
+        due.into_iter().for_each(|(group, what)| self.send(&group, what, false));
+    }
+
+    /// The group is gone, and with it who follows it.
+    pub(crate) fn end(&mut self, group: &str) {
+        self.followers.retain(|follower| follower.at != group);
+    }
+
+    fn send(&mut self, group: &str, what: What, last: bool) {
+        let at_ms = nanos(self.started.elapsed()) / 1_000_000;
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+        let line = |group: &str, what: What| {
+            let group = group.to_owned();
+            let it = Happening { version: VERSION, at_ms, time_ms, group, what };
+            let mut line = serde_json::to_vec(&it).unwrap_or_default();
+            line.push(b'\n');
+            line
+        };
+        let told = line(group, what);
+        self.followers.retain_mut(|follower| {
+            if !is_within(group, &follower.at) {
+                return true;
+            }
+            if last && follower.at == group {
+                let _ = setsockopt(&follower.socket, sockopt::SndBuf, &(ROOM + LAST_ROOM));
+            }
+            follower.take(&told, |at, what| line(at, what))
+        });
+    }
+}
+
+impl Follower {
+    /// Sends a line, or counts it as lost. Whether the other side is there.
+    fn take(&mut self, told: &[u8], line: impl Fn(&str, What) -> Vec<u8>) -> bool {
+        if self.lost > 0 {
+            match self.send(&line(&self.at, What::Lost { count: self.lost })) {
+                Ok(true) => self.lost = 0,
+                Ok(false) => {
+                    self.lost += 1;
+                    return true;
+                }
+                Err(_) => return false,
+            }
+        }
+        match self.send(told) {
+            Ok(sent) => {
+                self.lost += u64::from(!sent);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Whether there was room.
+    fn send(&self, line: &[u8]) -> Result<bool, Errno> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match send(self.socket.as_raw_fd(), line, flags) {
+                Ok(_) => return Ok(true),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => return Ok(false),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+}
+
+fn is_within(group: &str, top: &str) -> bool {
+    group.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::wire;
+
+    fn followed() -> (Journal, OwnedFd) {
+        let mut journal = Journal::new(Instant::now());
+        let (ours, theirs) = wire::pair().unwrap();
+        journal.add(ours, "/a".to_owned()).unwrap();
+        (journal, theirs)
+    }
+
+    fn next(from: &OwnedFd) -> Option<What> {
+        let mut buf = vec![0; 1 << 16];
+        let (len, _) = wire::take(from.as_fd(), &mut buf).unwrap();
+        (len > 0).then(|| serde_json::from_slice::<Happening>(&buf[..len]).unwrap().what)
+    }
+
+    #[test]
+    fn who_never_reads_is_told_how_much_was_lost_and_how_it_ended() {
+        let (mut journal, theirs) = followed();
+        let set = |n: u32| What::Set { file: "pids.max".to_owned(), value: n.to_string() };
+        const ALL: u32 = 10_000;
+        (0..ALL).for_each(|n| journal.tell("/a/b", set(n)));
+        journal.tell("/a", What::Ended { code: Some(3), signal: None });
+        drop(journal);
+        let mut got = Vec::new();
+        while let Some(what) = next(&theirs) {
+            got.push(what);
+        }
+        let [first @ .., lost, last] = &got[..] else { panic!("{got:?}") };
+        assert!(first.iter().zip(0..).all(|(what, n)| *what == set(n)), "{got:?}");
+        assert!(first.len() > 50, "{}", first.len());
+        assert_eq!(*lost, What::Lost { count: u64::from(ALL) - first.len() as u64 });
+        assert_eq!(*last, What::Ended { code: Some(3), signal: None });
+    }
+
+    #[test]
+    fn what_comes_often_is_counted() {
+        let (mut journal, theirs) = followed();
+        (0..1000).for_each(|_| journal.tell("/a", What::PidsMax { count: 1 }));
+        assert!(journal.due().is_some());
+        journal.tell("/a", What::Kill);
+        drop(journal);
+        let mut told = 0;
+        let mut lines = 0;
+        while let Some(what) = next(&theirs) {
+            match what {
+                What::PidsMax { count } => (told, lines) = (told + count, lines + 1),
+                other => assert_eq!((other, told), (What::Kill, 1000)),
+            }
+        }
+        assert!(lines >= 2 && lines < 100, "{lines}");
+    }
+
+    #[test]
+    fn others_are_not_told_and_who_is_gone_is_forgotten() {
+        let (mut journal, theirs) = followed();
+        for group in ["/ab", "/", "/b/a"] {
+            journal.tell(group, What::Freeze);
+        }
+        journal.tell("/a", What::Thaw);
+        assert_eq!(next(&theirs), Some(What::Thaw));
+        drop(theirs);
+        journal.tell("/a", What::Thaw);
+        assert!(!journal.is_followed());
+    }
+
+    #[test]
+    fn what_is_long_is_cut() {
+        let words = cut(["é".repeat(200), "é".repeat(100), "z".to_owned()]);
+        assert_eq!((words.len(), words[1].len()), (2, 112));
+        assert_eq!(cut_text(&"é".repeat(300)).len(), MAX_TEXT);
+    }
+}

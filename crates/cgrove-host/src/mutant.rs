@@ -82,6 +82,8 @@ pub enum Mutant {
     LostSpared,
     /// The run goes on when the process has ended that it is to end with.
     ParentForgotten,
+    /// Whoever follows is waited for.
+    FollowersAwaited,
     /// Whoever asks at the door may act on the whole run.
     MembershipUnchecked,
 }

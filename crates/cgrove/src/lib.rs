@@ -45,9 +45,10 @@
 
 mod library;
 
+pub use cgrove_host::journal::{Happening, What};
 pub use cgrove_host::report::{self, Report};
 pub use cgrove_host::snapshot::{self, Snapshot};
 
 pub use self::library::{
-    Command, Error, Group, GroupBuilder, Output, Running, Supervisor, SupervisorBuilder,
+    Command, Error, Events, Group, GroupBuilder, Output, Running, Supervisor, SupervisorBuilder,
 };

@@ -86,7 +86,9 @@ impl Supervisor<'_> {
             self.ledger.kill();
         }
         if !matches!(self.phase, Phase::Killing { .. }) {
-            self.happened_to_run(What::Kill);
+            if !self.options.keeper || self.ledger.current() > 0 {
+                self.happened_to_run(What::Kill);
+            }
             self.continue_front();
         }
         // Whoever the core wants dead is among those the sweep finds.

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use super::Error;
+use super::events::Prepared;
 use super::running::{Output, Running};
 
 /// A command with its limits. Streams, environment and directory are inherited unless set.
@@ -18,6 +19,7 @@ pub struct Command {
     name: Option<String>,
     words: Vec<std::ffi::OsString>,
     outlives_caller: bool,
+    events: bool,
 }
 
 impl Command {
@@ -27,7 +29,7 @@ impl Command {
         program: &OsStr,
     ) -> Command {
         let words = vec![program.to_owned()];
-        Command { inner, group, name: None, words, outlives_caller: false }
+        Command { inner, group, name: None, words, outlives_caller: false, events: false }
     }
 
     /// An argument.
@@ -146,6 +148,13 @@ impl Command {
         self
     }
 
+    /// What happens in the run is told as it happens: see [`Running::events`].
+    #[must_use]
+    pub fn events(mut self) -> Command {
+        self.events = true;
+        self
+    }
+
     /// Writes an interface file of the cgroup before the command starts, e.g. `pids.max`.
     #[must_use]
     pub fn set(self, file: &str, value: &str) -> Command {
@@ -179,6 +188,10 @@ impl Command {
             // Named, it is this process even if it ends before cgrove could ask for its parent.
             self.inner.arg(format!("--die-with-parent={}", std::process::id()));
         }
+        let events = self.events.then(Prepared::new).transpose()?;
+        if let Some(events) = &events {
+            self.inner.arg("--events").arg(&events.path);
+        }
         if let Some(group) = &self.group {
             self.inner.arg(group);
         }
@@ -187,7 +200,7 @@ impl Command {
             let own = self.name.unwrap_or_else(|| format!("run-{pid}"));
             self.group.map_or(own.clone(), |group| format!("{group}/{own}"))
         };
-        Running::start(self.inner, name, report)
+        Running::start(self.inner, name, report, events)
     }
 
     /// Runs it to its end and collects what it wrote.

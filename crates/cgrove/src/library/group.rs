@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::process::Stdio;
 
-use super::{Command, Error, Supervisor, live};
+use super::{Command, Error, Events, Supervisor, live};
 use crate::Snapshot;
 
 /// Limits of a group to be created.
@@ -133,6 +133,14 @@ impl Group {
     /// [`Error::Refused`].
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
         live::snapshot(self.name.split('/').next().unwrap_or_default())
+    }
+
+    /// What happens in it and below from now on, until it is removed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]: ENOENT if there is none; EAGAIN if too many follow it.
+    pub fn events(&self) -> Result<Events, Error> {
+        Events::follow(&self.name)
     }
 
     /// Removes it, which must be empty.

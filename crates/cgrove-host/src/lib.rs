@@ -37,6 +37,7 @@ pub mod keeper;
 pub mod kill;
 pub mod launch;
 pub mod ledger;
+pub mod live;
 #[doc(hidden)]
 pub mod mutant;
 mod nested;

@@ -4,7 +4,6 @@ mod command;
 mod error;
 mod events;
 mod group;
-mod live;
 mod running;
 mod supervisor;
 

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cgrove_host::FAILED;
-use cgrove_host::sys;
+use cgrove_host::{live, sys};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
@@ -23,7 +23,7 @@ use nix::sys::signal::Signal;
 use tempfile::NamedTempFile;
 
 use super::events::Prepared;
-use super::{Error, Events, live};
+use super::{Error, Events};
 use crate::Report;
 
 /// A run under way. Dropping it kills the whole tree; see [`Running::detach`].

@@ -127,8 +127,8 @@ pub(crate) fn ask(
         // Its reaper sees the socket close, and ends.
         return Err(error);
     }
-    if let Some(events) = &caller.handed.events {
-        follow::redirect(events.as_fd(), &entered.full)?;
+    for follower in &caller.handed.followers {
+        follow::redirect(follower.as_fd(), &entered.full)?;
     }
     send_plan(ours.as_fd(), &plan(options, caller, closed))
         .map_err(|errno| refused(&format!("{} ({errno:?})", errno.desc())))?;
@@ -185,7 +185,7 @@ pub(crate) fn reap(hold: Hold, brought: Brought, report: OwnedFd, supervisor: Pi
     let folder = sys::own(brought.folder);
     let streams = brought.streams.map(sys::own);
     let parent = brought.parent.map(sys::own).map(Arc::new);
-    let handed = Handed { parent, events: None };
+    let handed = Handed { parent, followers: Vec::new() };
     let mut kept = vec![hold.link.as_fd(), socket.as_fd(), folder.as_fd(), report.as_fd()];
     kept.extend(streams.iter().map(AsFd::as_fd));
     kept.extend(handed.fds());
@@ -261,7 +261,6 @@ fn run(
         pids_max: None,
         set: Vec::new(),
         series: false,
-        on_high: None,
         timeout: plan.timeout,
         kill_grace: plan.kill_grace,
         backend: BackendChoice::Only(hold.entered.backend),

@@ -19,7 +19,6 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{getpgrp, getpid};
 
-use crate::alarm::Alarm;
 use crate::conclude;
 use crate::door::{self, outer};
 use crate::error::HostError;
@@ -45,10 +44,10 @@ const KILL_AGAIN: u8 = 50;
 /// Runs the command to its end and reports. The calling process must be single-threaded; its
 /// signals stay blocked afterwards. Of its descriptors only those `in_use` are left: the others are
 /// the command's, and closed here (a standard stream leads to `/dev/null` then). What happens is told
-/// to `events`, a socket of packets; it may bring another one, to be read on from there.
+/// to `followers`, sockets of packets; they may bring another one, to be read on from there.
 pub fn run(
     options: &RunOptions,
-    events: Option<BorrowedFd<'_>>,
+    followers: &[BorrowedFd<'_>],
     in_use: &[BorrowedFd<'_>],
 ) -> Result<Report, HostError> {
     let started = Instant::now();
@@ -61,7 +60,7 @@ pub fn run(
         group: getpgrp(),
         mask: sys::block_all_signals().map_err(setup)?,
         sigchld_ignored: sys::signal_is_ignored(libc::SIGCHLD),
-        handed: Handed::open(options, events)?,
+        handed: Handed::open(options, followers)?,
     };
     if caller.sigchld_ignored {
         // With SIG_IGN nobody could be waited for.
@@ -95,7 +94,6 @@ pub fn run(
         cpu: CpuTime::default(),
         shell: Shell::new(supervisor),
         kin,
-        alarm: Alarm::new(options.on_high.as_deref()),
     };
     let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
     kept.extend(caller.handed.fds());
@@ -120,14 +118,13 @@ fn run_inside(
     in_use: &[BorrowedFd<'_>],
     started: Instant,
 ) -> Result<Report, HostError> {
-    no_alarm(options)?;
     let argv = launch::argv(&options.command)?;
     let hold = Hold::enter(outer, options)?;
     if let Some(error) = nested::check(options, &hold.entered, caller) {
         return Err(error);
     }
-    if let Some(events) = &caller.handed.events {
-        follow::redirect(events.as_fd(), &hold.entered.full)?;
+    for follower in &caller.handed.followers {
+        follow::redirect(follower.as_fd(), &hold.entered.full)?;
     }
     let environment = launch::environment(&hold.entered.full);
     let cpus = hold.entered.cpus.clone();
@@ -160,25 +157,13 @@ fn run_inside(
     Ok(report)
 }
 
-/// Crossings of `memory.high` are told to the front of a run, and not to those of groups in it.
-fn no_alarm(options: &RunOptions) -> Result<(), HostError> {
-    match options.on_high {
-        None => Ok(()),
-        Some(_) => Err(HostError::new(
-            "--on-high is not possible here",
-            "only the run around is told when memory.high is crossed (EOPNOTSUPP)",
-            "give it to the outer run, or watch memory.events of the group",
-        )),
-    }
-}
-
 /// Runs a command in a group of another run, as [`run`] does in one of its own. `closed`: which
 /// standard streams were.
 pub fn exec(
     path: &str,
     options: &RunOptions,
     closed: [bool; 3],
-    events: Option<BorrowedFd<'_>>,
+    followers: &[BorrowedFd<'_>],
     in_use: &[BorrowedFd<'_>],
 ) -> Result<Report, HostError> {
     let started = Instant::now();
@@ -188,11 +173,10 @@ pub fn exec(
         group: getpgrp(),
         mask: sys::block_all_signals().map_err(setup)?,
         sigchld_ignored: sys::signal_is_ignored(libc::SIGCHLD),
-        handed: Handed::open(options, events)?,
+        handed: Handed::open(options, followers)?,
     };
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(setup)?;
-    no_alarm(options)?;
     let (entered, socket) = exec::ask(path, options, &caller, closed)?;
     let mut front = Front {
         socket,
@@ -203,7 +187,6 @@ pub fn exec(
         cpu: CpuTime::default(),
         shell: Shell::apart(),
         kin: Vec::new(),
-        alarm: Alarm::new(options.on_high.as_deref()),
     };
     let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
     kept.extend(caller.handed.fds());
@@ -245,7 +228,6 @@ struct Front {
     shell: Shell,
     /// Children of this process from before it was cgrove.
     kin: Vec<Identity>,
-    alarm: Alarm,
 }
 
 impl Front {
@@ -279,9 +261,6 @@ impl Front {
                     let go_on = ToSupervisor::Signal { signal: libc::SIGCONT, sender: 0 };
                     let _ = go_on.send(self.socket.as_fd());
                 }
-            }
-            Ok(Some(ToFront::OverHigh { group, usage, limit })) => {
-                self.alarm.over_high(&group, usage, limit);
             }
             Ok(Some(ToFront::Report(chunk))) => self.report.extend_from_slice(&chunk),
             Ok(Some(ToFront::Done)) => self.outcome = Some(Outcome::Report),
@@ -327,9 +306,6 @@ impl Front {
     }
 
     fn collected(&mut self, waited: &Waited) {
-        if self.alarm.ended(waited.pid) {
-            return;
-        }
         self.cpu = self.cpu.plus(waited.cpu);
     }
 

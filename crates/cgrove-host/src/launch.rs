@@ -42,25 +42,27 @@ pub struct Caller {
 pub struct Handed {
     /// A pidfd of the process that the run ends with.
     pub parent: Option<Arc<OwnedFd>>,
-    /// A socket of packets for whoever follows the run from its first event on.
-    pub events: Option<Arc<OwnedFd>>,
+    /// Sockets of packets for those who follow the run from its first event on.
+    pub followers: Vec<Arc<OwnedFd>>,
 }
 
 impl Handed {
     /// What the options ask for.
     pub(crate) fn open(
         options: &RunOptions,
-        events: Option<BorrowedFd<'_>>,
+        followers: &[BorrowedFd<'_>],
     ) -> Result<Handed, HostError> {
         let parent = options.die_with.map(parent::open).transpose()?.map(Arc::new);
-        let events = events.map(|fd| fd.try_clone_to_owned()).transpose();
-        let events = events.map_err(|_| HostError::call("cannot set up --events", Errno::EMFILE));
-        Ok(Handed { parent, events: events?.map(Arc::new) })
+        let followers = followers.iter().map(|fd| fd.try_clone_to_owned().map(Arc::new));
+        let followers = followers.collect::<Result<_, _>>();
+        let followers =
+            followers.map_err(|_| HostError::call("cannot tell events", Errno::EMFILE))?;
+        Ok(Handed { parent, followers })
     }
 
     /// All of them.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.parent.iter().chain(&self.events).map(|fd| fd.as_fd())
+        self.parent.iter().chain(&self.followers).map(|fd| fd.as_fd())
     }
 }
 

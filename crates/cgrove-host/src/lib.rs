@@ -20,7 +20,6 @@
 #![deny(unsafe_code)]
 
 pub mod accounting;
-mod alarm;
 mod conclude;
 pub mod door;
 pub mod error;

@@ -84,8 +84,6 @@ pub struct RunOptions {
     pub set: Vec<(String, String)>,
     /// Keep curves, events and processes over time for the report.
     pub series: bool,
-    /// A shell command to run when a group passes its `memory.high`.
-    pub on_high: Option<OsString>,
     /// How long the command may run.
     pub timeout: Option<Duration>,
     /// Between SIGTERM and SIGKILL.

@@ -102,14 +102,6 @@ pub struct OfGroup {
     pub bandwidth: Option<(u64, u64, u64)>,
 }
 
-/// A limit that was passed, for whoever wants to be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Crossing {
-    pub(crate) group: String,
-    pub(crate) usage: u64,
-    pub(crate) limit: u64,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Resources {
@@ -319,12 +311,6 @@ impl Resources {
     /// What looks have found since the last call, by the cgroup's path.
     pub(crate) fn news(&mut self) -> Vec<(String, What)> {
         std::mem::take(&mut self.news)
-    }
-
-    /// The limits of `memory.high` that were crossed since the last call.
-    pub(crate) fn crossings(&mut self) -> Vec<Crossing> {
-        let of = |(group, usage, limit)| Crossing { group, usage, limit };
-        self.memory.crossings.drain(..).map(of).collect()
     }
 
     /// What a group's own report is to have.

@@ -324,11 +324,11 @@ impl<'a> Supervisor<'a> {
             }
             self.resources.add(self.command, &self.ledger);
         }
-        if let Some(events) = &self.caller.handed.events {
-            let ours = events.try_clone().map_err(|_| setup(Errno::EMFILE))?;
+        for follower in &self.caller.handed.followers {
+            let ours = follower.try_clone().map_err(|_| setup(Errno::EMFILE))?;
             self.journal.add(ours, self.ledger.root().path()).map_err(setup)?;
-            self.command_started();
         }
+        self.command_started();
         if let Some(socket) = self.launch.as_ref().filter(|_| self.ledger.is_freezing()) {
             // Seized and interrupted, it does not come as far as its exec.
             self.freezer.step(&mut self.ledger, &mut self.scanner, None);

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(dead_code))]
 #![deny(unsafe_code)]
 
+mod alarm;
 mod beside;
 mod cli;
 mod doctor;

@@ -125,8 +125,6 @@ pub(super) struct Memory {
     pub unseen: Option<RawPid>,
     /// Somebody was to be killed and nobody could be.
     pub helpless: bool,
-    /// Crossings of high not told yet: the cgroup's path, usage, limit.
-    pub crossings: Vec<(String, u64, u64)>,
 }
 
 fn bytes(limit: Limit) -> Option<u64> {
@@ -165,7 +163,6 @@ impl Memory {
             unmeasured: None,
             unseen: None,
             helpless: false,
-            crossings: Vec::new(),
         }
     }
 
@@ -337,8 +334,6 @@ impl Memory {
         let crossed = !std::mem::replace(&mut watch.over_high, true);
         let grown = usage.saturating_sub(if crossed { before.min(high) } else { last });
         if crossed {
-            let path = level.cgroup.path();
-            self.crossings.push((path, usage, high));
             let what = What::MemoryHigh { count: 1, usage_bytes: usage, limit_bytes: high };
             around.event(&level.cgroup, what);
         }

@@ -1,15 +1,13 @@
 //! Where the supervisor's loop meets the limits on memory and CPU.
 
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::{Phase, Supervisor};
 use crate::door::Request;
 use crate::journal::{What, cut_text};
 use crate::ledger::GroupId;
-use crate::resources::{Around, Crossing, Figures, Resources};
+use crate::resources::{Around, Figures, Resources};
 use crate::sys::Waited;
-use crate::wire::ToFront;
 
 impl Supervisor<'_> {
     fn with_resources<T>(&mut self, what: impl FnOnce(&mut Resources, Around<'_>) -> T) -> T {
@@ -21,7 +19,6 @@ impl Supervisor<'_> {
     pub(super) fn hold_limits(&mut self) {
         if matches!(self.phase, Phase::Running { .. } | Phase::Terminating { .. }) {
             self.with_resources(Resources::step);
-            self.tell_crossings();
         }
     }
 
@@ -66,16 +63,6 @@ impl Supervisor<'_> {
         let value = cut_text(&String::from_utf8_lossy(value));
         self.happened_to(id, What::Set { file: file.to_owned(), value });
         self.resources.poke();
-    }
-
-    fn tell_crossings(&mut self) {
-        for Crossing { group, usage, limit } in self.resources.crossings() {
-            if let Some(front) = &self.front
-                && self.options.on_high.is_some()
-            {
-                let _ = ToFront::OverHigh { group, usage, limit }.send(front.as_fd());
-            }
-        }
     }
 
     /// For the report. Must come before the group goes.

@@ -81,7 +81,6 @@ impl GroupCommand {
                     pids_max: pids_max.and_then(|PidsMax(max)| max),
                     set: limits.settings().into_iter().chain(set).collect(),
                     series: false,
-                    on_high: None,
                     timeout: None,
                     kill_grace: Duration::ZERO,
                     backend: backend.choice(),

@@ -31,6 +31,8 @@ pub struct Run {
     pub quiet: bool,
     /// Say more.
     pub verbose: bool,
+    /// What to run when memory goes over `memory.high`.
+    pub on_high: Option<OsString>,
     /// Where events go.
     pub events: Option<PathBuf>,
     /// Keep a line of progress on the terminal.
@@ -198,7 +200,6 @@ impl RunArgs {
                 pids_max: self.pids_max.and_then(|PidsMax(max)| max),
                 set: self.limits.settings().into_iter().chain(self.set).collect(),
                 series: self.series || self.report.is_some(),
-                on_high: self.on_high,
                 timeout: self.timeout,
                 kill_grace: self.kill_grace,
                 backend: self.backend.choice(),
@@ -212,6 +213,7 @@ impl RunArgs {
             report: self.report,
             quiet: self.quiet,
             verbose: self.verbose,
+            on_high: self.on_high,
             events: self.events,
             progress: self.progress,
             metrics: self.metrics,

@@ -201,6 +201,36 @@ fn lines_of_events() {
     }
 }
 
+/// docs/REPORT.md and the schema name the same events with the same fields, both ways.
+#[test]
+fn every_event_is_documented() {
+    let text = include_str!("../../../docs/REPORT.md");
+    let (_, text) = text.split_once("## The events").unwrap();
+    let names = |column: &str| -> Vec<String> {
+        let names = column.split(',').map(|name| name.trim().trim_matches('`').to_owned());
+        let mut names: Vec<String> = names.filter(|name| !name.is_empty()).collect();
+        names.sort();
+        names
+    };
+    let mut documented: Vec<(String, Vec<String>)> = Vec::new();
+    for row in text.lines().filter(|line| line.starts_with("| `")) {
+        let columns: Vec<&str> = row.split('|').collect();
+        documented.extend(names(columns[1]).into_iter().map(|event| (event, names(columns[2]))));
+    }
+    documented.sort();
+    let schema: Value = serde_json::from_str(EVENTS).unwrap();
+    let mut there: Vec<(String, Vec<String>)> = Vec::new();
+    for one in schema["oneOf"].as_array().unwrap() {
+        let fields = one["properties"].as_object().unwrap();
+        let event = fields["event"]["const"].as_str().unwrap().to_owned();
+        let mut fields: Vec<String> = fields.keys().filter(|it| *it != "event").cloned().collect();
+        fields.sort();
+        there.push((event, fields));
+    }
+    there.sort();
+    assert_eq!(there, documented);
+}
+
 /// A check that lets everything pass is none.
 #[test]
 fn what_is_no_report_is_told() {

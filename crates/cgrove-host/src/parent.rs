@@ -52,7 +52,7 @@ fn starter() -> Result<OwnedFd, HostError> {
         1 => return Err(refused("the parent is process 1, which may have adopted us (ESRCH)")),
         _ => {}
     }
-    let fd = sys::pidfd_open(parent.as_raw()).map_err(|errno| cannot(parent.as_raw(), errno))?;
+    let fd = pidfd_of(parent.as_raw())?;
     // Else it ended meanwhile, and the number may be another's.
     if getppid() != parent {
         return Err(cannot(parent.as_raw(), Errno::ESRCH));
@@ -61,7 +61,7 @@ fn starter() -> Result<OwnedFd, HostError> {
 }
 
 fn named(pid: RawPid) -> Result<OwnedFd, HostError> {
-    let fd = sys::pidfd_open(pid).map_err(|errno| cannot(pid, errno))?;
+    let fd = pidfd_of(pid)?;
     let mut proc = Proc::open().map_err(|errno| cannot(pid, errno))?;
     let me = getpid().as_raw();
     let above = pid == getppid().as_raw() || proc.is_above(pid, me);
@@ -73,6 +73,18 @@ fn named(pid: RawPid) -> Result<OwnedFd, HostError> {
         return Err(cannot(pid, Errno::EPERM));
     }
     Ok(fd)
+}
+
+fn pidfd_of(pid: RawPid) -> Result<OwnedFd, HostError> {
+    sys::pidfd_open(pid).map_err(|errno| match errno {
+        // A filter says so, not the kernel.
+        Errno::ENOSYS | Errno::EPERM => HostError::new(
+            "--die-with-parent is not possible",
+            format_args!("pidfd_open(2) is not to be had here ({errno:?}); it came with Linux 5.3"),
+            "leave the option out",
+        ),
+        other => cannot(pid, other),
+    })
 }
 
 fn has_ended(pidfd: &OwnedFd) -> bool {
@@ -87,7 +99,6 @@ fn cannot(pid: RawPid, errno: Errno) -> HostError {
             "it is neither above this process nor another of this user",
             "name an ancestor or a process of one's own",
         ),
-        Errno::ENOSYS => ("it takes pidfd_open(2), Linux 5.3", "leave the option out"),
         other => (other.desc(), "name a process, not a thread, that lives"),
     };
     HostError::new(

@@ -61,7 +61,8 @@ impl GroupBuilder {
         self
     }
 
-    /// Creates it.
+    /// Creates it. Should this process be killed before it can [drop](Group) it, its commands end
+    /// with this process, and the empty group stays until `cgrove rm`.
     ///
     /// # Errors
     /// [`Error::Refused`]: among others if there is one of that name (EEXIST).

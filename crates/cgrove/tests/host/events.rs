@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 
 use cgrove_host::journal::{Happening, What};
 use cgrove_host::report::Reason;
+use cgrove_testkit::watch;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{mkfifo, pipe2};
@@ -30,6 +31,7 @@ crate::tests![
     who_is_inside_follows_what_is_below_it,
     a_foreign_user_is_refused[crate::SUPERUSER],
     a_killed_front_leaves_no_scribe,
+    a_killed_supervisor_cuts_the_stream_off,
 ];
 
 fn parse(text: &str) -> Vec<Happening> {
@@ -360,6 +362,24 @@ fn a_foreign_user_is_refused(place: Place) {
     }
     drop(input);
     assert_eq!(running.end().status, 3);
+}
+
+fn a_killed_supervisor_cuts_the_stream_off(place: Place) {
+    let (option, file) = to_file();
+    let it = run(place).options(&[&option]).script("ACTS sleep MARK & echo ready; wait");
+    let running = it.start();
+    running.said("ready");
+    let supervisor = running.until("the supervisor", || {
+        let below = watch::below(running.pid());
+        let it =
+            below.iter().find(|it| it.cmdline.iter().any(|word| word.contains("cg-reaper")))?;
+        Some(it.pid)
+    });
+    cgrove_host::sys::kill(supervisor, libc::SIGKILL).unwrap();
+    let ended = running.end();
+    assert_eq!((ended.status, ended.report().reason), (125, Reason::SupervisorKilled));
+    let events = parse(&fs::read_to_string(&file).unwrap());
+    assert_eq!(kinds(&events), ["started", "exec"], "{ended:?}");
 }
 
 fn a_killed_front_leaves_no_scribe(place: Place) {

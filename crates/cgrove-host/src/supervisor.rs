@@ -145,10 +145,8 @@ pub fn supervise(options: &RunOptions, caller: &Caller, front: OwnedFd, started:
                 supervisor.front = None;
             }
             supervisor.run();
-            if options.keeper
-                && let Ok(door) = &supervisor.door
-            {
-                // Whoever removed it waits for the answer.
+            if let Ok(door) = &supervisor.door {
+                // Whoever removed or killed it waits for the answer.
                 door.see_out();
             }
             supervisor.finish()

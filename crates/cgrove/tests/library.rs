@@ -349,7 +349,9 @@ fn whoever_drops_a_group_ends_it() {
 #[test]
 fn the_test_runner_tells_what_is_left() {
     let mut runner = std::process::Command::new(example("test_runner"));
-    runner.args(["true", "sleep 1000 & echo left", "exit 3"]);
+    // Not before it is a sleep: until then it is the shell that forked it.
+    let waits = "until [ \"$(head -c 5 /proc/$!/cmdline)\" = sleep ]; do :; done";
+    runner.args(["true", &format!("sleep 1000 & {waits}; echo left"), "exit 3"]);
     let output = runner.env("CGROVE_BIN", env!("CARGO_BIN_EXE_cgrove")).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{output:?}");

@@ -40,6 +40,10 @@ async def run_async(
 
 async def start_async(command: Sequence[Word], **options: Unpack[Options]) -> AsyncProcess:
     """`start` for asyncio."""
+    tell = options.get("events")
+    if callable(tell):
+        loop, told = asyncio.get_running_loop(), tell
+        options["events"] = lambda event: loop.call_soon_threadsafe(told, event)
     launch = Launch(command, options)
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(*launch.words, **launch.popen)
@@ -200,7 +204,11 @@ class AsyncProcess:
         assert status is not None
         if self._launch.failed(status) and self._stderr is None:
             self._stderr = await _rest(self._process.stderr)
-        return self._launch.finish(status, self._stderr)
+        try:
+            return self._launch.finish(status, self._stderr)
+        finally:
+            # What has been told by then is waiting for its turn.
+            await asyncio.sleep(0)
 
 
 async def _rest(pipe: Optional[asyncio.StreamReader]) -> bytes:

@@ -18,6 +18,7 @@ from typing import IO, Any, Callable, Optional, Sequence, Union
 
 from ._binary import find
 from ._errors import CgroveError
+from ._events import Events
 from ._options import split, words
 from ._report import Report
 
@@ -44,6 +45,16 @@ class Launch:
                 "the command is a list of words; for a shell's line use ['sh', '-c', line]"
             )
         process, run = split(options)
+        if run.get("die_with_parent") is True:
+            # Named, it is this process even if it ends before cgrove could ask for its parent.
+            run["die_with_parent"] = os.getpid()
+        self._events: Optional[Events] = None
+        tell = run.get("events")
+        if callable(tell):
+            # Checked before there is a thread.
+            words({**run, "events": None})
+            self._events = Events(tell)
+            run["events"] = self._events.path
         line = words(run)
         self.binary = find(process.pop("binary", None))
         self.popen: dict[str, Any] = process
@@ -64,6 +75,7 @@ class Launch:
     def not_started(self) -> None:
         """It could not even be started."""
         self._file.close()
+        self._end_events()
 
     @property
     def name(self) -> str:
@@ -109,6 +121,7 @@ class Launch:
 
     def finish(self, status: int, stderr: Optional[bytes]) -> Report:
         """The report, when cgrove has ended with `status`; the same answer each time."""
+        self._end_events()
         if self._report is None:
             text = self._written()
             if text:
@@ -126,6 +139,11 @@ class Launch:
                 f"{self.binary} ended with {status} and left no report; is this really cgrove?"
             )
         return self._report
+
+    def _end_events(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            events.end()
 
     def _written(self) -> bytes:
         if self._text is None:

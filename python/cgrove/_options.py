@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import IO, Any, Optional, Sequence, TypedDict, Union
+from typing import IO, Any, Callable, Optional, Sequence, TypedDict, Union
 
 from ._binary import PathName
+from ._events import Event
 
 Seconds = Union[int, float, str, timedelta]
 """Seconds, or a text such as ``1.5s`` or ``10m``."""
@@ -37,12 +38,14 @@ class RunOptions(TypedDict, total=False):
     on_high: Optional[str]
     name: Optional[str]
     keep_descendants: Optional[bool]
+    die_with_parent: Union[bool, int, None]
     backend: Optional[str]
     require: Union[str, Sequence[str], None]
     series: Optional[bool]
     report: Optional[PathName]
     metrics: Optional[str]
     progress: Optional[bool]
+    events: Union[PathName, Callable[[Event], object], None]
 
 
 class ProcessOptions(TypedDict, total=False):

@@ -210,6 +210,8 @@ class Report:
             return "timed out" if limit is None else f"timed out after {limit / 1000:g} s"
         if self.reason == "exec-failed":
             return f"did not start: {self.exec_error}"
+        if self.reason == "parent-ended":
+            return "ended with its parent"
         if self.reason == "supervisor-killed":
             return "its supervisor was killed, and everything with it"
         if self.reason == "pids-max":

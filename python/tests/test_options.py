@@ -14,7 +14,7 @@ from .kit import Case
 
 NOT_YET = {
     "cpu_max", "cpu_weight", "cpus", "memory_high", "memory_max",
-    "metrics", "on_high", "progress", "report", "series",
+    "die_with_parent", "events", "metrics", "on_high", "progress", "report", "series",
 }
 """Options that programs of this version may be without."""
 

@@ -25,6 +25,19 @@ class Run(Case):
         self.assertEqual((only_out.stdout, only_out.out), (b"\xff\n", "\ufffd\n"))
         self.assertIsNone(only_out.stderr)
 
+    def test_a_run_ends_with_its_python_if_it_is_to(self):
+        program = (
+            "import cgrove, sys\n"
+            "cgrove.run(['sh', '-c', sys.argv[1]], die_with_parent=True)\n"
+        )
+        host = subprocess.Popen(
+            [sys.executable, "-c", program, LEAVES_ONE], stdout=subprocess.PIPE
+        )
+        with host:
+            daemon = self.watch(host.stdout.readline())
+            host.kill()
+        self.assertTrue(daemon.ended())
+
     def test_much_output(self):
         result = cgrove.run(["head", "-c", "5000000", "/dev/zero"], capture_output=True)
         self.assertEqual(len(result.stdout), 5_000_000)

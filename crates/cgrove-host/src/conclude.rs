@@ -22,6 +22,8 @@ use crate::sys::{CpuTime, Fate};
 pub const TIMED_OUT: i32 = 124;
 /// The exit status when cgrove itself failed.
 pub const FAILED: i32 = 125;
+/// The exit status of a run that ended with its parent: as if SIGKILL had been sent to it.
+pub const PARENT_ENDED: i32 = 128 + libc::SIGKILL;
 
 /// The report of a run that the supervisor saw to its end.
 pub(crate) fn report(mut run: Supervisor<'_>, used: Used) -> Report {
@@ -143,7 +145,8 @@ pub(crate) fn report(mut run: Supervisor<'_>, used: Used) -> Report {
 
 /// The report of a group of another run, from its reaper and from the supervisor that it leaves.
 pub(crate) fn nested(mut run: Reaper<'_>, left: Option<Left>) -> Report {
-    let (mut reason, mut exit) = exit_of(run.fate, run.exec_error, run.timed_out);
+    let (mut reason, mut exit) =
+        exit_of(run.fate, run.exec_error, why(run.timed_out, run.parent_ended));
     let entered = run.hold.entered.clone();
     let gated = entered.backend.asks();
     let known = if gated { Class::Exact } else { Class::Sampled };
@@ -288,13 +291,26 @@ fn about_limits(used: &Used) -> Vec<String> {
 }
 
 fn exit(run: &Supervisor<'_>, used: &Used) -> (Reason, Exit) {
-    let (reason, exit) = exit_of(run.fate, run.exec_error, run.timed_out);
+    let (reason, exit) = exit_of(run.fate, run.exec_error, why(run.timed_out, run.parent_ended));
     let killed = used.memory.oom_kills.iter().any(|kill| kill.pid == run.command);
     let by_us = reason == Reason::Signaled && exit.signal == Some(libc::SIGKILL) && killed;
     (if by_us { Reason::MemoryMax } else { reason }, exit)
 }
 
-fn exit_of(fate: Option<Fate>, exec_error: Option<Errno>, timed_out: bool) -> (Reason, Exit) {
+/// What ended the command, if cgrove did for a reason of its own.
+fn why(timed_out: bool, parent_ended: bool) -> Option<(Reason, i32)> {
+    match (timed_out, parent_ended) {
+        (true, _) => Some((Reason::Timeout, TIMED_OUT)),
+        (_, true) => Some((Reason::ParentEnded, PARENT_ENDED)),
+        _ => None,
+    }
+}
+
+fn exit_of(
+    fate: Option<Fate>,
+    exec_error: Option<Errno>,
+    why: Option<(Reason, i32)>,
+) -> (Reason, Exit) {
     let (code, signal, natural) = match fate {
         Some(Fate::Exited(code)) => (Some(code), None, code),
         Some(Fate::Signaled(signal)) => (None, Some(signal), 128 + signal),
@@ -304,8 +320,8 @@ fn exit_of(fate: Option<Fate>, exec_error: Option<Errno>, timed_out: bool) -> (R
         let exit = Exit { code: None, signal: None, status: exec_status(errno) };
         return (Reason::ExecFailed, exit);
     }
-    if timed_out {
-        return (Reason::Timeout, Exit { code, signal, status: TIMED_OUT });
+    if let Some((reason, status)) = why {
+        return (reason, Exit { code, signal, status });
     }
     let reason = if signal.is_some() { Reason::Signaled } else { Reason::Exited };
     (reason, Exit { code, signal, status: natural })

@@ -40,6 +40,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, linkat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::error::HostError;
+use crate::journal::What;
 use crate::ledger::Figures;
 use crate::report::{Backend, Class};
 use crate::resources::OfGroup;
@@ -126,6 +127,23 @@ pub enum Request {
     },
     /// The group is empty, as its reaper knows: removes it. The answer is a [`Left`] in JSON.
     Leave {
+        /// The group.
+        path: String,
+        /// The exit code of its command, if it exited.
+        code: Option<i32>,
+        /// The signal that ended it, if one did.
+        signal: Option<i32>,
+    },
+    /// What the group's reaper saw or did, for whoever follows.
+    Tell {
+        /// The group.
+        path: String,
+        /// In this order.
+        what: Vec<What>,
+    },
+    /// What happens from now on in a group and those below. The answer is empty, and brings a socket
+    /// of packets, each of which is a [`Happening`](crate::journal::Happening) in JSON.
+    Follow {
         /// The group.
         path: String,
     },

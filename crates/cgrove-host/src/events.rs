@@ -27,6 +27,8 @@ pub enum Event {
     Launch(usize),
     /// Somebody outside asks about the run.
     Door,
+    /// The process that the run ends with has ended.
+    Parent,
     /// A group's reaper is gone, or its link is.
     Link(usize),
 }
@@ -45,6 +47,8 @@ pub struct Sources<'a> {
     pub door: Option<BorrowedFd<'a>>,
     /// Ends of links, of which nothing is ever read, and pidfds of reapers.
     pub links: Vec<[Option<BorrowedFd<'a>>; 2]>,
+    /// A pidfd of the process that the run ends with.
+    pub parent: Option<BorrowedFd<'a>>,
 }
 
 /// Waits until something happens or the time, counted in nanoseconds, is up. What was found comes in the order in which to
@@ -68,6 +72,9 @@ pub fn wait(sources: &Sources<'_>, timeout: Option<Duration>) -> Result<Vec<Even
     }
     if let Some(door) = sources.door {
         add(door, PollFlags::POLLIN, Event::Door);
+    }
+    if let Some(parent) = sources.parent {
+        add(parent, PollFlags::POLLIN, Event::Parent);
     }
     for (at, [link, reaper]) in sources.links.iter().enumerate() {
         if let Some(link) = link {

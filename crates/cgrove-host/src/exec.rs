@@ -25,6 +25,7 @@
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -39,8 +40,9 @@ use serde::{Deserialize, Serialize};
 use crate::door::{self, Entered, Entry, Request};
 use crate::error::HostError;
 use crate::filter::{self, Ask, Whom};
+use crate::follow;
 use crate::inherited;
-use crate::launch::{self, Caller, Launch};
+use crate::launch::{self, Caller, Handed, Launch};
 use crate::nested::{self, Asker, Begun, Hold, Reaper};
 use crate::options::{BackendChoice, RunOptions};
 use crate::report::Backend;
@@ -79,15 +81,20 @@ pub(crate) struct Brought {
     socket: RawFd,
     folder: RawFd,
     streams: [RawFd; 3],
+    /// A pidfd of the process that the command ends with.
+    parent: Option<RawFd>,
 }
 
 impl Brought {
     /// From what came along with the request.
     pub(crate) fn from(fds: &[RawFd]) -> Option<Brought> {
-        match *fds {
-            [socket, folder, a, b, c] => Some(Brought { socket, folder, streams: [a, b, c] }),
-            _ => None,
-        }
+        let (&[socket, folder, a, b, c], more) = fds.split_first_chunk()?;
+        let parent = match *more {
+            [] => None,
+            [parent] => Some(parent),
+            _ => return None,
+        };
+        Some(Brought { socket, folder, streams: [a, b, c], parent })
     }
 }
 
@@ -112,12 +119,16 @@ pub(crate) fn ask(
     let [a, b, c] = sys::standard_streams();
     let entry = Entry { name: options.name.clone(), files: options.files() };
     let request = Request::Exec { at: at.to_owned(), entry };
-    let (answer, _) =
-        door::ask_over(run, &request, ours.as_fd(), theirs, &[folder.as_fd(), a, b, c])?;
+    let mut brought = vec![folder.as_fd(), a, b, c];
+    brought.extend(caller.handed.parent.iter().map(|fd| fd.as_fd()));
+    let (answer, _) = door::ask_over(run, &request, ours.as_fd(), theirs, &brought)?;
     let entered = nested::made(answer, options, &refused)?;
     if let Some(error) = nested::check(options, &entered, caller) {
         // Its reaper sees the socket close, and ends.
         return Err(error);
+    }
+    for follower in &caller.handed.followers {
+        follow::redirect(follower.as_fd(), &entered.full)?;
     }
     send_plan(ours.as_fd(), &plan(options, caller, closed))
         .map_err(|errno| refused(&format!("{} ({errno:?})", errno.desc())))?;
@@ -173,14 +184,17 @@ pub(crate) fn reap(hold: Hold, brought: Brought, report: OwnedFd, supervisor: Pi
     let socket = sys::own(brought.socket);
     let folder = sys::own(brought.folder);
     let streams = brought.streams.map(sys::own);
+    let parent = brought.parent.map(sys::own).map(Arc::new);
+    let handed = Handed { parent, followers: Vec::new() };
     let mut kept = vec![hold.link.as_fd(), socket.as_fd(), folder.as_fd(), report.as_fd()];
     kept.extend(streams.iter().map(AsFd::as_fd));
+    kept.extend(handed.fds());
     // The listeners above all: whoever holds one keeps forks waiting for an answer.
     inherited::let_go(&kept);
     let _ = setsid();
     let _ = title::set(&format!("cg-group {}", hold.entered.full));
     let failed = match take_plan(&hold, socket.as_fd()) {
-        Ok(Some(plan)) => run(hold, plan, &socket, &folder, &streams, &report),
+        Ok(Some(plan)) => run(hold, plan, handed, &socket, &folder, &streams, &report),
         Ok(None) => sys::exit_now(0),
         Err(errno) => HostError::call("cannot take the command over", errno),
     };
@@ -218,6 +232,7 @@ fn take_plan(hold: &Hold, socket: BorrowedFd<'_>) -> Result<Option<Plan>, Errno>
 fn run(
     hold: Hold,
     plan: Plan,
+    handed: Handed,
     socket: &OwnedFd,
     folder: &OwnedFd,
     streams: &[OwnedFd; 3],
@@ -229,8 +244,13 @@ fn run(
     for signal in plan.blocked.iter().filter_map(|number| Signal::try_from(*number).ok()) {
         mask.add(signal);
     }
-    let caller =
-        Caller { front: getpid(), group: getpgrp(), mask, sigchld_ignored: plan.sigchld_ignored };
+    let caller = Caller {
+        front: getpid(),
+        group: getpgrp(),
+        mask,
+        sigchld_ignored: plan.sigchld_ignored,
+        handed,
+    };
     let backend = hold.entered.backend;
     let ask = Ask { threads: true, affinity: hold.entered.cpus.is_some() };
     let program = |rung, whom| (backend == rung).then(|| filter::program(ask, whom)).flatten();
@@ -243,12 +263,12 @@ fn run(
         pids_max: None,
         set: Vec::new(),
         series: false,
-        on_high: None,
         timeout: plan.timeout,
         kill_grace: plan.kill_grace,
         backend: BackendChoice::Only(hold.entered.backend),
         require: Vec::new(),
         keep_descendants: plan.keep_descendants,
+        die_with: None,
         keeper: false,
     };
     let prepared = (|| {

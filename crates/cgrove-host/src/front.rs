@@ -19,15 +19,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{getpgrp, getpid};
 
-use crate::alarm::Alarm;
 use crate::conclude;
 use crate::door::{self, outer};
 use crate::error::HostError;
 use crate::exec;
+use crate::follow;
 use crate::inherited;
 use crate::keeper;
 use crate::kill::Sweep;
-use crate::launch::{self, Caller, Launch};
+use crate::launch::{self, Caller, Handed, Launch};
 use crate::mutant::{self, Mutant};
 use crate::nested::{self, Asker, Begun, Hold, Reaper, TERMINAL};
 use crate::options::{BackendChoice, RunOptions};
@@ -43,8 +43,13 @@ const KILL_AGAIN: u8 = 50;
 
 /// Runs the command to its end and reports. The calling process must be single-threaded; its
 /// signals stay blocked afterwards. Of its descriptors only those `in_use` are left: the others are
-/// the command's, and closed here (a standard stream leads to `/dev/null` then).
-pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, HostError> {
+/// the command's, and closed here (a standard stream leads to `/dev/null` then). What happens is told
+/// to `followers`, sockets of packets; they may bring another one, to be read on from there.
+pub fn run(
+    options: &RunOptions,
+    followers: &[BorrowedFd<'_>],
+    in_use: &[BorrowedFd<'_>],
+) -> Result<Report, HostError> {
     let started = Instant::now();
     let setup = |e| HostError::call("cannot set up the run", e);
     if !mutant::is(Mutant::NoSecondReaper) {
@@ -55,6 +60,7 @@ pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, Ho
         group: getpgrp(),
         mask: sys::block_all_signals().map_err(setup)?,
         sigchld_ignored: sys::signal_is_ignored(libc::SIGCHLD),
+        handed: Handed::open(options, followers)?,
     };
     if caller.sigchld_ignored {
         // With SIG_IGN nobody could be waited for.
@@ -88,9 +94,9 @@ pub fn run(options: &RunOptions, in_use: &[BorrowedFd<'_>]) -> Result<Report, Ho
         cpu: CpuTime::default(),
         shell: Shell::new(supervisor),
         kin,
-        alarm: Alarm::new(options.on_high.as_deref()),
     };
     let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
+    kept.extend(caller.handed.fds());
     kept.extend(terminal.as_ref().map(|terminal| terminal.stream));
     kept.extend_from_slice(in_use);
     inherited::let_go(&kept);
@@ -112,11 +118,13 @@ fn run_inside(
     in_use: &[BorrowedFd<'_>],
     started: Instant,
 ) -> Result<Report, HostError> {
-    no_alarm(options)?;
     let argv = launch::argv(&options.command)?;
     let hold = Hold::enter(outer, options)?;
     if let Some(error) = nested::check(options, &hold.entered, caller) {
         return Err(error);
+    }
+    for follower in &caller.handed.followers {
+        follow::redirect(follower.as_fd(), &hold.entered.full)?;
     }
     let environment = launch::environment(&hold.entered.full);
     let cpus = hold.entered.cpus.clone();
@@ -150,24 +158,13 @@ fn run_inside(
     Ok(report)
 }
 
-/// Crossings of `memory.high` are told to the front of a run, and not to those of groups in it.
-fn no_alarm(options: &RunOptions) -> Result<(), HostError> {
-    match options.on_high {
-        None => Ok(()),
-        Some(_) => Err(HostError::new(
-            "--on-high is not possible here",
-            "only the run around is told when memory.high is crossed (EOPNOTSUPP)",
-            "give it to the outer run, or watch memory.events of the group",
-        )),
-    }
-}
-
 /// Runs a command in a group of another run, as [`run`] does in one of its own. `closed`: which
 /// standard streams were.
 pub fn exec(
     path: &str,
     options: &RunOptions,
     closed: [bool; 3],
+    followers: &[BorrowedFd<'_>],
     in_use: &[BorrowedFd<'_>],
 ) -> Result<Report, HostError> {
     let started = Instant::now();
@@ -177,10 +174,10 @@ pub fn exec(
         group: getpgrp(),
         mask: sys::block_all_signals().map_err(setup)?,
         sigchld_ignored: sys::signal_is_ignored(libc::SIGCHLD),
+        handed: Handed::open(options, followers)?,
     };
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&SigSet::all(), flags).map_err(setup)?;
-    no_alarm(options)?;
     let (entered, socket) = exec::ask(path, options, &caller, closed)?;
     let mut front = Front {
         socket,
@@ -191,9 +188,9 @@ pub fn exec(
         cpu: CpuTime::default(),
         shell: Shell::apart(),
         kin: Vec::new(),
-        alarm: Alarm::new(options.on_high.as_deref()),
     };
     let mut kept = vec![front.socket.as_fd(), front.signals.as_fd()];
+    kept.extend(caller.handed.fds());
     kept.extend_from_slice(in_use);
     inherited::let_go(&kept);
     front.serve();
@@ -232,7 +229,6 @@ struct Front {
     shell: Shell,
     /// Children of this process from before it was cgrove.
     kin: Vec<Identity>,
-    alarm: Alarm,
 }
 
 impl Front {
@@ -266,9 +262,6 @@ impl Front {
                     let go_on = ToSupervisor::Signal { signal: libc::SIGCONT, sender: 0 };
                     let _ = go_on.send(self.socket.as_fd());
                 }
-            }
-            Ok(Some(ToFront::OverHigh { group, usage, limit })) => {
-                self.alarm.over_high(&group, usage, limit);
             }
             Ok(Some(ToFront::Report(chunk))) => self.report.extend_from_slice(&chunk),
             Ok(Some(ToFront::Done)) => self.outcome = Some(Outcome::Report),
@@ -314,9 +307,6 @@ impl Front {
     }
 
     fn collected(&mut self, waited: &Waited) {
-        if self.alarm.ended(waited.pid) {
-            return;
-        }
         self.cpu = self.cpu.plus(waited.cpu);
     }
 

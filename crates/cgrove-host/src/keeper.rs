@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 
 use crate::door::outer;
 use crate::error::HostError;
-use crate::launch::Caller;
+use crate::launch::{Caller, Handed};
 use crate::options::{BackendChoice, RunOptions};
 use crate::probe;
 use crate::report::Backend;
@@ -70,6 +70,7 @@ fn become_keeper(mut options: RunOptions, socket: std::os::fd::OwnedFd, started:
         group: Pid::from_raw(-1),
         mask: SigSet::empty(),
         sigchld_ignored: false,
+        handed: Handed::default(),
     };
     supervise(&options, &caller, socket, started)
 }

@@ -9,6 +9,7 @@
 use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
@@ -16,6 +17,8 @@ use nix::unistd::{Pid, geteuid, getpid, getppid};
 
 use crate::error::HostError;
 use crate::gate;
+use crate::options::RunOptions;
+use crate::parent;
 use crate::sys::{self, BpfInsn, ForkSide, RawPid};
 use crate::wire::{self, FromCommand};
 
@@ -30,6 +33,37 @@ pub struct Caller {
     pub mask: SigSet,
     /// It ignores SIGCHLD, which exec hands down.
     pub sigchld_ignored: bool,
+    /// For whoever holds the tree.
+    pub handed: Handed,
+}
+
+/// Descriptors that the front opens and hands to whoever holds the tree.
+#[derive(Debug, Clone, Default)]
+pub struct Handed {
+    /// A pidfd of the process that the run ends with.
+    pub parent: Option<Arc<OwnedFd>>,
+    /// Sockets of packets for those who follow the run from its first event on.
+    pub followers: Vec<Arc<OwnedFd>>,
+}
+
+impl Handed {
+    /// What the options ask for.
+    pub(crate) fn open(
+        options: &RunOptions,
+        followers: &[BorrowedFd<'_>],
+    ) -> Result<Handed, HostError> {
+        let parent = options.die_with.map(parent::open).transpose()?.map(Arc::new);
+        let followers = followers.iter().map(|fd| fd.try_clone_to_owned().map(Arc::new));
+        let followers = followers.collect::<Result<_, _>>();
+        let followers =
+            followers.map_err(|_| HostError::call("cannot tell events", Errno::EMFILE))?;
+        Ok(Handed { parent, followers })
+    }
+
+    /// All of them.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.parent.iter().chain(&self.followers).map(|fd| fd.as_fd())
+    }
 }
 
 /// What to start and how.

@@ -103,6 +103,8 @@ pub struct Ledger {
     nested: usize,
     /// The groups' reapers by pid.
     reapers: HashMap<RawPid, GroupId>,
+    /// Groups that were made (`true`) and removed since somebody asked, by path.
+    news: Vec<(String, bool)>,
     fx: Effects,
     /// Whom the core wants frozen or thawed, not carried out yet.
     orders: Vec<(TaskId, bool)>,
@@ -148,6 +150,7 @@ impl Ledger {
             groups: vec![Some(Group::new(group, pids, None, None))],
             nested: 0,
             reapers: HashMap::new(),
+            news: Vec::new(),
             fx,
             orders: Vec::new(),
             started,

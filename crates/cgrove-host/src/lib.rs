@@ -20,32 +20,37 @@
 #![deny(unsafe_code)]
 
 pub mod accounting;
-mod alarm;
 mod conclude;
 pub mod door;
 pub mod error;
 mod events;
 mod exec;
 pub mod filter;
+pub mod follow;
 pub mod freezer;
 pub mod front;
 pub mod gate;
 pub mod inherited;
+pub mod journal;
 pub mod keeper;
 pub mod kill;
 mod ladder;
 pub mod launch;
 pub mod ledger;
+pub mod live;
 #[doc(hidden)]
 pub mod mutant;
 mod nested;
 pub mod options;
+pub mod parent;
 pub mod probe;
 pub mod procfs;
 pub mod report;
 mod resources;
 mod sampler;
 pub mod scan;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod series;
 mod shell;
 mod sigaction;

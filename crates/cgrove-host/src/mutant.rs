@@ -86,6 +86,10 @@ pub enum Mutant {
     ChargedToRun,
     /// An orphan of a group whose reaper is gone is left alive.
     LostSpared,
+    /// The run goes on when the process has ended that it is to end with.
+    ParentForgotten,
+    /// Whoever follows is waited for.
+    FollowersAwaited,
     /// Whoever asks at the door may act on the whole run.
     MembershipUnchecked,
 }

@@ -25,6 +25,7 @@ use crate::accounting::Accounting;
 use crate::conclude;
 use crate::door::{self, Entered, Entry, Left, Refused, Request};
 use crate::error::HostError;
+use crate::journal::{What, cut};
 use crate::kill::{self, Sweep};
 use crate::launch::{self, Caller, Launch};
 use crate::options::{BackendChoice, Requirement, RunOptions};
@@ -151,6 +152,7 @@ pub(crate) struct Reaper<'a> {
     /// The command was never tried: what it exited with is not its own.
     pub(crate) gave_up: Option<Errno>,
     pub(crate) timed_out: bool,
+    pub(crate) parent_ended: bool,
     pub(crate) accounting: Accounting,
     pub(crate) sweep: Sweep,
     asker: Asker,
@@ -236,6 +238,7 @@ impl<'a> Reaper<'a> {
             exec_error: None,
             gave_up: None,
             timed_out: false,
+            parent_ended: false,
             accounting,
             sweep: Sweep::default(),
             asker,
@@ -253,6 +256,7 @@ impl<'a> Reaper<'a> {
     pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let mut fds = vec![self.hold.link.as_fd(), self.signals.as_fd(), self.scanner.as_fd()];
         fds.extend(self.launch.as_ref().map(AsFd::as_fd));
+        fds.extend(self.caller.handed.fds());
         if let Asker::Remote(socket) = &self.asker {
             fds.push(socket.as_fd());
         }
@@ -274,9 +278,15 @@ impl<'a> Reaper<'a> {
     }
 
     fn leave(&self) -> Option<Left> {
+        let failed = self.exec_error.is_some() || self.gave_up.is_some();
         // A census that the outer tree spoils can be taken again.
         for _ in 0..20 {
-            match self.hold.ask(&Request::Leave { path: self.hold.path() }) {
+            let (code, signal) = match self.fate {
+                Some(Fate::Exited(code)) if !failed => (Some(code), None),
+                Some(Fate::Signaled(signal)) if !failed => (None, Some(signal)),
+                _ => (None, None),
+            };
+            match self.hold.ask(&Request::Leave { path: self.hold.path(), code, signal }) {
                 Ok(text) => return serde_json::from_slice(&text).ok(),
                 Err(Errno::EBUSY) => {}
                 Err(_) => return None,
@@ -292,9 +302,10 @@ impl<'a> Reaper<'a> {
             Asker::Shell(_) | Asker::Nobody => None,
         };
         let link = (!self.alone).then(|| self.hold.link.as_fd());
+        let parent = self.parent();
         let signals = self.signals.as_fd();
         // A missing source stands for another, and is ignored below.
-        let mut fds = [Some(signals), launch, remote, link].map(|fd| match fd {
+        let mut fds = [Some(signals), launch, remote, link, parent].map(|fd| match fd {
             Some(fd) => PollFd::new(fd, PollFlags::POLLIN),
             None => PollFd::new(signals, PollFlags::empty()),
         });
@@ -302,9 +313,9 @@ impl<'a> Reaper<'a> {
             Ok(_) => fds.map(|fd| fd.any().unwrap_or(true)),
             Err(Errno::EINTR) => return,
             // Without a wait there are still the children.
-            Err(_) => [true, false, false, false],
+            Err(_) => [true, false, false, false, false],
         };
-        let [signals, launch, remote, link] = ready;
+        let [signals, launch, remote, link, parent] = ready;
         if launch && self.launch.is_some() {
             self.on_launch();
         }
@@ -318,7 +329,18 @@ impl<'a> Reaper<'a> {
             self.alone = true;
             self.kill();
         }
+        if parent && self.parent().is_some() {
+            self.parent_ended = true;
+            self.happened(vec![What::ParentEnded]);
+            self.kill();
+        }
         self.on_time();
+    }
+
+    /// As [`Supervisor::parent`](crate::supervisor::Supervisor).
+    fn parent(&self) -> Option<BorrowedFd<'_>> {
+        let goes_on = matches!(self.phase, Phase::Running { .. } | Phase::Terminating { .. });
+        self.caller.handed.parent.as_ref().filter(|_| goes_on).map(|fd| fd.as_fd())
     }
 
     fn wait_time(&self) -> PollTimeout {
@@ -351,6 +373,7 @@ impl<'a> Reaper<'a> {
 
     fn time_out(&mut self, now: Instant) {
         self.timed_out = true;
+        self.happened(vec![What::Timeout]);
         if self.options.kill_grace.is_zero() {
             self.kill();
             return;
@@ -382,7 +405,24 @@ impl<'a> Reaper<'a> {
             Ok(Some(FromCommand::ExecFailed(errno))) => self.exec_error = Some(errno),
             Ok(Some(FromCommand::GaveUp(errno))) => self.gave_up = Some(errno),
             Ok(Some(_)) => {}
-            Ok(None) | Err(_) => self.launch = None,
+            Ok(None) | Err(_) => {
+                self.launch = None;
+                let words = self.options.command.iter();
+                let words = words.map(|word| word.to_string_lossy().into_owned());
+                let started = What::Started { pid: self.command, command: cut(words) };
+                let what = match self.exec_error.or(self.gave_up) {
+                    None => What::Exec,
+                    Some(errno) => What::ExecFailed { error: format!("{errno:?}") },
+                };
+                self.happened(vec![started, what]);
+            }
+        }
+    }
+
+    /// For whoever follows.
+    fn happened(&self, what: Vec<What>) {
+        if !self.alone {
+            let _ = self.hold.ask(&Request::Tell { path: self.hold.path(), what });
         }
     }
 

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use crate::filter::Ask;
+use crate::parent::DieWith;
 use crate::report::{Backend, Class};
 
 /// Which backend the user wants.
@@ -83,8 +84,6 @@ pub struct RunOptions {
     pub set: Vec<(String, String)>,
     /// Keep curves, events and processes over time for the report.
     pub series: bool,
-    /// A shell command to run when a group passes its `memory.high`.
-    pub on_high: Option<OsString>,
     /// How long the command may run.
     pub timeout: Option<Duration>,
     /// Between SIGTERM and SIGKILL.
@@ -95,6 +94,8 @@ pub struct RunOptions {
     pub require: Vec<Requirement>,
     /// The run lasts until the last descendant ends.
     pub keep_descendants: bool,
+    /// The run ends with this process.
+    pub die_with: Option<DieWith>,
     /// There is no command: the run is a group that lasts until it is removed.
     pub keeper: bool,
 }

@@ -19,6 +19,7 @@ pub const MAX_LISTED: usize = 64;
 
 /// How far a figure or a limit can be trusted, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
     /// Not known at all.
@@ -45,6 +46,7 @@ impl Class {
 
 /// How the tree is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// Reaper and seccomp user notification: every fork asks first.
@@ -79,6 +81,7 @@ impl Backend {
 
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// By itself, with a code.
@@ -92,6 +95,8 @@ pub enum Reason {
     MemoryMax,
     /// The timeout.
     Timeout,
+    /// The process that the run was to end with had ended.
+    ParentEnded,
     /// It never started.
     ExecFailed,
     /// The supervisor was killed, and the tree with it.
@@ -100,8 +105,10 @@ pub enum Reason {
 
 /// A run's result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
     /// [`VERSION`].
+    #[cfg_attr(feature = "schema", schemars(extend("const" = VERSION)))]
     pub version: u32,
     /// The group's name.
     pub name: String,
@@ -147,6 +154,7 @@ pub struct Report {
 
 /// The command's end in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Exit {
     /// Its exit code, if it exited.
     pub code: Option<i32>,
@@ -158,6 +166,7 @@ pub struct Exit {
 
 /// What was asked for, or set last.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Limits {
     /// Tasks; `null` is no limit.
     pub pids_max: Option<u64>,
@@ -184,6 +193,7 @@ pub struct Limits {
 
 /// What the task limit did.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PidsMax {
     /// How often it was hit.
     pub hits: Option<u64>,
@@ -194,6 +204,7 @@ pub struct PidsMax {
 
 /// CPU time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cpu {
     /// In user mode.
     pub user_ns: u64,
@@ -231,6 +242,7 @@ impl Limits {
 
 /// A quota of CPU time per period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CpuMax {
     /// Microseconds of CPU time, of all CPUs together …
     pub quota_us: u64,
@@ -240,6 +252,7 @@ pub struct CpuMax {
 
 /// How memory was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Measure {
     /// Each shared page once, by parts (PSS), with swap.
@@ -252,6 +265,7 @@ pub enum Measure {
 
 /// Memory of the whole tree.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Memory {
     /// The most that was in use at one time, as far as it was seen.
     pub peak_bytes: Option<u64>,
@@ -288,6 +302,7 @@ impl Default for Memory {
 
 /// A process that was killed for memory.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OomKill {
     /// Its pid.
     pub pid: i32,
@@ -307,6 +322,7 @@ pub struct OomKill {
 
 /// Tasks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tasks {
     /// The most that were seen at one time.
     pub peak: Option<u64>,
@@ -319,6 +335,7 @@ pub struct Tasks {
 
 /// Forks.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Forks {
     /// Forks let through. Threads count while a task limit is set.
     pub count: Option<u64>,
@@ -330,6 +347,7 @@ pub struct Forks {
 
 /// Survivors of the command that cgrove killed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LeftBehind {
     /// How many processes.
     pub killed: u64,
@@ -346,6 +364,7 @@ pub struct LeftBehind {
 
 /// One survivor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Survivor {
     /// Its pid.
     pub pid: i32,
@@ -355,6 +374,7 @@ pub struct Survivor {
 
 /// How well the limits held.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Classes {
     /// The task limit.
     pub pids: Class,
@@ -380,6 +400,7 @@ impl fmt::Display for Summary<'_> {
         let report = self.0;
         match (report.reason, report.exit.code, report.exit.signal) {
             (Reason::Timeout, ..) => f.write_str("timed out")?,
+            (Reason::ParentEnded, ..) => f.write_str("ended with its parent")?,
             (Reason::ExecFailed, ..) => f.write_str("did not start")?,
             (Reason::SupervisorKilled, ..) => f.write_str("supervisor killed")?,
             (Reason::MemoryMax, ..) => f.write_str("killed for memory")?,

@@ -24,6 +24,7 @@ use cgrove_core::{Cgroup, Limit, Pids};
 use serde::{Deserialize, Serialize};
 
 use crate::freezer::{Freezer, Loose};
+use crate::journal::What;
 use crate::ledger::Ledger;
 use crate::mutant::{self, Mutant};
 use crate::report::{Class, CpuMax, Limits, Memory as MemoryReport, OomKill};
@@ -50,8 +51,8 @@ pub(crate) struct Around<'a> {
     pub(crate) started: Instant,
     /// How long a look takes, lately.
     cost: Duration,
-    /// What happened: the cgroup's path, the kind, a line.
-    events: Vec<(String, &'static str, String)>,
+    /// What happened, and the cgroup's path.
+    events: Vec<(String, What)>,
 }
 
 impl<'a> Around<'a> {
@@ -64,8 +65,8 @@ impl<'a> Around<'a> {
         Around { ledger, scanner, freezer, started, cost: Duration::ZERO, events: Vec::new() }
     }
 
-    fn event(&mut self, cgroup: &Arc<Cgroup>, kind: &'static str, detail: String) {
-        self.events.push((cgroup.path(), kind, detail));
+    fn event(&mut self, cgroup: &Arc<Cgroup>, what: What) {
+        self.events.push((cgroup.path(), what));
     }
 }
 
@@ -101,14 +102,6 @@ pub struct OfGroup {
     pub bandwidth: Option<(u64, u64, u64)>,
 }
 
-/// A limit that was passed, for whoever wants to be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Crossing {
-    pub(crate) group: String,
-    pub(crate) usage: u64,
-    pub(crate) limit: u64,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Resources {
@@ -118,6 +111,7 @@ pub(crate) struct Resources {
     affinity: Affinity,
     weight: Weight,
     recorder: Recorder,
+    news: Vec<(String, What)>,
     due: Option<Instant>,
     cost: Duration,
     /// The most memory that this process had when it forked the command, which inherits the figure.
@@ -134,6 +128,7 @@ impl Resources {
             affinity: Affinity::default(),
             weight: Weight::default(),
             recorder: Recorder::new(series, started),
+            news: Vec::new(),
             due: None,
             cost: Duration::ZERO,
             inherited_rss: sys::own_max_rss(),
@@ -227,8 +222,9 @@ impl Resources {
         let took = begun.elapsed().saturating_sub(std::mem::take(&mut self.memory.spent));
         self.cost = if self.cost.is_zero() { took } else { (self.cost * 3 + took) / 4 };
         self.hold(&mut around);
-        for (group, kind, detail) in around.events.drain(..) {
-            self.recorder.event(group, kind, detail);
+        for (group, what) in around.events.drain(..) {
+            self.note(&group, &what);
+            self.news.push((group, what));
         }
         let affinity_due = self.affinity.step(&self.processes, &mut around);
         self.weight.step(&mut self.processes, &mut around);
@@ -305,14 +301,15 @@ impl Resources {
     }
 
     /// Something for the series that was not found by a look.
-    pub(crate) fn note(&mut self, group: &str, kind: &str, detail: String) {
-        self.recorder.event(group.to_owned(), kind, detail);
+    pub(crate) fn note(&mut self, group: &str, what: &What) {
+        if self.recorder.due().is_some() {
+            self.recorder.event(group.to_owned(), what.kind(), what.detail());
+        }
     }
 
-    /// The limits of `memory.high` that were crossed since the last call.
-    pub(crate) fn crossings(&mut self) -> Vec<Crossing> {
-        let of = |(group, usage, limit)| Crossing { group, usage, limit };
-        self.memory.crossings.drain(..).map(of).collect()
+    /// What looks have found since the last call, by the cgroup's path.
+    pub(crate) fn news(&mut self) -> Vec<(String, What)> {
+        std::mem::take(&mut self.news)
     }
 
     /// What a group's own report is to have.

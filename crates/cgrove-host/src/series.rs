@@ -27,6 +27,7 @@ const MAX_CMDLINE: usize = 512;
 
 /// Everything over time.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Series {
     /// The curves, by group.
     pub groups: Vec<GroupSeries>,
@@ -40,6 +41,7 @@ pub struct Series {
 
 /// The limits of a group at the end; `null` is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SeriesLimits {
     /// Bytes.
     pub memory_max: Option<u64>,
@@ -53,6 +55,7 @@ pub struct SeriesLimits {
 
 /// The curves of one group. All arrays have the same length.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GroupSeries {
     /// The cgroup's path.
     pub path: String,
@@ -70,6 +73,7 @@ pub struct GroupSeries {
 
 /// Something that happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SeriesEvent {
     /// Milliseconds since the start.
     pub at_ms: u64,
@@ -83,6 +87,7 @@ pub struct SeriesEvent {
 
 /// A process that was seen.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ProcessSeries {
     /// Its pid.
     pub pid: i32,

@@ -19,6 +19,7 @@ mod ending;
 mod exec;
 mod limits;
 mod members;
+mod telling;
 mod traced;
 mod visitors;
 
@@ -39,6 +40,7 @@ use crate::filter::{self, Whom};
 use crate::freezer::Freezer;
 use crate::gate::{self, Gate};
 use crate::inherited;
+use crate::journal::{Journal, What};
 use crate::kill::{self, Sweep};
 use crate::ladder::Ladder;
 use crate::launch::{self, Caller, Launch};
@@ -96,6 +98,7 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) fate: Option<Fate>,
     pub(crate) exec_error: Option<Errno>,
     pub(crate) timed_out: bool,
+    pub(crate) parent_ended: bool,
     pub(crate) refused: u64,
     pub(crate) ledger: Ledger,
     pub(crate) accounting: Accounting,
@@ -138,6 +141,7 @@ pub(crate) struct Supervisor<'a> {
     pub(crate) door: Result<Door, Errno>,
     /// Until when nobody is let in, so that others get their turn.
     door_rests: Option<Instant>,
+    journal: Journal,
     failure: Option<HostError>,
 }
 
@@ -152,10 +156,8 @@ pub fn supervise(options: &RunOptions, caller: &Caller, front: OwnedFd, started:
                 supervisor.front = None;
             }
             supervisor.run();
-            if options.keeper
-                && let Ok(door) = &supervisor.door
-            {
-                // Whoever removed it waits for the answer.
+            if let Ok(door) = &supervisor.door {
+                // Whoever removed or killed it waits for the answer.
                 door.see_out();
             }
             supervisor.finish()
@@ -268,6 +270,7 @@ impl<'a> Supervisor<'a> {
         let mut kept = vec![front.as_fd(), front_copy.as_fd(), signals.as_fd(), scanner.as_fd()];
         kept.extend(socket.as_ref().map(AsFd::as_fd));
         kept.extend(door.iter().flat_map(Door::fds));
+        kept.extend(caller.handed.fds());
         inherited::let_go(&kept);
         // Not before the command is on its way; a refusal costs nothing but the disguise.
         let _ = title::set(&format!("cg-reaper {}", options.name));
@@ -281,6 +284,7 @@ impl<'a> Supervisor<'a> {
             fate: None,
             exec_error: None,
             timed_out: false,
+            parent_ended: false,
             refused: 0,
             ledger,
             accounting: Accounting::default(),
@@ -308,6 +312,7 @@ impl<'a> Supervisor<'a> {
             doomed_due: None,
             door,
             door_rests: None,
+            journal: Journal::new(started),
             failure: None,
         };
         if let Err(error) = supervisor.watch() {
@@ -325,6 +330,11 @@ impl<'a> Supervisor<'a> {
             }
             self.resources.add(self.command, &self.ledger);
         }
+        for follower in &self.caller.handed.followers {
+            let ours = follower.try_clone().map_err(|_| setup(Errno::EMFILE))?;
+            self.journal.add(ours, self.ledger.root().path()).map_err(setup)?;
+        }
+        self.command_started();
         if let Some(socket) = self.launch.as_ref().filter(|_| self.ledger.is_freezing()) {
             // Seized and interrupted, it does not come as far as its exec.
             self.freezer.step(&mut self.ledger, &mut self.scanner, None);
@@ -381,6 +391,7 @@ impl<'a> Supervisor<'a> {
                     .filter(|_| self.door_rests.is_none())
                     .map(AsFd::as_fd),
                 links: self.members.iter().map(Member::sources).collect(),
+                parent: self.parent(),
             };
             let ready = match events::wait(&sources, self.wait_time()) {
                 Ok(ready) => ready,
@@ -409,6 +420,7 @@ impl<'a> Supervisor<'a> {
                     Event::Launch(at) if at < launches => self.on_launch(),
                     Event::Launch(at) => self.on_launching(at - launches),
                     Event::Door => self.on_door(),
+                    Event::Parent => self.on_parent(),
                     Event::Link(_) => {}
                 }
             }
@@ -419,6 +431,7 @@ impl<'a> Supervisor<'a> {
             }
             links.into_iter().for_each(|id| self.on_link(id));
             self.on_time();
+            self.tell_news();
         }
     }
 
@@ -434,7 +447,7 @@ impl<'a> Supervisor<'a> {
             Phase::Over => None,
         };
         let others = self.sampler.due().into_iter().chain(self.door_rests);
-        let others = others.chain(self.freezer.due());
+        let others = others.chain(self.freezer.due()).chain(self.journal.due());
         let others = others.chain(self.doomed_due.map(|(due, _)| due));
         let others = others.chain(self.limits_due());
         let due = phase.into_iter().chain(others).min()?;
@@ -562,6 +575,7 @@ impl<'a> Supervisor<'a> {
             Ok(Some(FromCommand::GaveUp(_))) => {}
             Ok(None) => {
                 self.launch = None;
+                self.command_executed();
                 // From here on its memory is its own.
                 self.resources.poke();
             }
@@ -595,6 +609,9 @@ impl<'a> Supervisor<'a> {
                     sweep.newest(scanner, &census, excess, |pid| ledger.is_member(pid, id));
                 ledger.killed_for(id, killed);
                 self.refused += killed;
+                if killed > 0 {
+                    self.happened_to(id, What::PidsMax { count: killed });
+                }
             }
         }
         let always = self.backend == Backend::Reaper || self.accounting.is_sampled();

@@ -32,15 +32,6 @@ pub enum ToFront {
         /// Its pid.
         command: RawPid,
     },
-    /// A group went over its `memory.high`.
-    OverHigh {
-        /// The group's path.
-        group: String,
-        /// What it uses, in bytes.
-        usage: u64,
-        /// The limit.
-        limit: u64,
-    },
     /// A piece of the report, as JSON.
     Report(Vec<u8>),
     /// That was all of it.
@@ -91,6 +82,14 @@ pub(crate) fn send_all(to: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
     packet(to, b'E', &[], WAIT)
 }
 
+/// Hands a descriptor over.
+pub(crate) fn hand_over(to: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let iov = [IoSlice::new(b"F")];
+    sendmsg::<()>(to.as_raw_fd(), &iov, &rights, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+}
+
 /// What came of [`send_all`].
 pub(crate) enum Piece {
     /// There is more.
@@ -137,16 +136,6 @@ impl ToFront {
                     other => other,
                 }
             }
-            // As above: it may come late, or not at all.
-            ToFront::OverHigh { group, usage, limit } => {
-                let mut body = usage.to_ne_bytes().to_vec();
-                body.extend_from_slice(&limit.to_ne_bytes());
-                body.extend_from_slice(group.as_bytes());
-                match packet(to, b'H', &body, MsgFlags::MSG_DONTWAIT) {
-                    Err(Errno::EAGAIN) => Ok(()),
-                    other => other,
-                }
-            }
             ToFront::Report(json) => {
                 json.chunks(CHUNK).try_for_each(|chunk| packet(to, b'R', chunk, WAIT))
             }
@@ -166,11 +155,6 @@ impl ToFront {
         };
         Ok(Some(match kind {
             b'S' => ToFront::Stopped { signal: int(body, 0), command: int(body, 4) },
-            b'H' => ToFront::OverHigh {
-                group: String::from_utf8_lossy(body.get(16..).unwrap_or_default()).into_owned(),
-                usage: long(body, 0),
-                limit: long(body, 8),
-            },
             b'R' => ToFront::Report(body.to_vec()),
             b'D' => ToFront::Done,
             _ => ToFront::Failed(String::from_utf8_lossy(body).into_owned()),
@@ -245,10 +229,6 @@ fn pair_of(first: i32, second: i32) -> [u8; 8] {
 
 fn int(body: &[u8], at: usize) -> i32 {
     body.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes)
-}
-
-fn long(body: &[u8], at: usize) -> u64 {
-    body.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes)
 }
 
 fn packet(to: BorrowedFd<'_>, kind: u8, body: &[u8], flags: MsgFlags) -> Result<(), Errno> {

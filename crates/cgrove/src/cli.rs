@@ -37,6 +37,13 @@ pub enum Command {
     Live(Live),
     /// `cgrove top`
     Top(Top),
+    /// `cgrove events`
+    Events {
+        /// The run, and the path of a group in it.
+        path: String,
+        /// As JSON.
+        json: bool,
+    },
     /// `cgrove man DIR`
     Manual {
         /// Where the pages go.
@@ -89,6 +96,14 @@ enum Sub {
         #[arg(long)]
         once: bool,
     },
+    /// Tell what happens in a live run or group, until it ends
+    Events {
+        /// The run's name, and a path below its cgroup: demo or demo/inner
+        path: String,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     #[command(flatten)]
     Live(live::LiveCommand),
     /// Explain a topic or all options of a command
@@ -122,6 +137,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         Sub::Doctor { json } => Command::Doctor { json },
         Sub::Group(command) => Command::Group(command.resolve()),
         Sub::Live(command) => Command::Live(command.resolve()),
+        Sub::Events { path, json } => Command::Events { path, json },
         Sub::Top { name, once } => Command::Top(Top { name, once }),
         Sub::Help { topic } => return Err(topics::help(topic.as_deref())),
         Sub::Completions { shell } => {
@@ -329,6 +345,8 @@ mod tests {
             &["--require", "luck=exact", "true"],
             &["--require", "pids=certain", "true"],
             &["--backend", "magic", "true"],
+            &["--die-with-parent=0", "true"],
+            &["--die-with-parent=me", "true"],
             &["--bogus", "true"],
             &["--quiet", "--verbose", "true"],
             &[],

@@ -39,14 +39,16 @@
 //! ```
 //!
 //! Whatever is dropped is ended: a [`Running`] with its whole tree, a [`Group`] that was created
-//! with everything in it. [`Running::detach`] and [`Group::leave`] let them be.
+//! with everything in it. [`Running::detach`] and [`Group::leave`] let them be. A run ends with the
+//! process that started it, however that ends, unless [`Command::outlives_caller`] says otherwise.
 #![forbid(unsafe_code)]
 
 mod library;
 
+pub use cgrove_host::journal::{Happening, What};
 pub use cgrove_host::report::{self, Report};
 pub use cgrove_host::snapshot::{self, Snapshot};
 
 pub use self::library::{
-    Command, Error, Group, GroupBuilder, Output, Running, Supervisor, SupervisorBuilder,
+    Command, Error, Events, Group, GroupBuilder, Output, Running, Supervisor, SupervisorBuilder,
 };

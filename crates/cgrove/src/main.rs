@@ -7,8 +7,11 @@
 #![cfg_attr(test, allow(dead_code))]
 #![deny(unsafe_code)]
 
+mod alarm;
+mod beside;
 mod cli;
 mod doctor;
+mod events;
 mod group;
 mod json;
 mod live;
@@ -35,6 +38,7 @@ fn cgrove(args: Vec<OsString>) -> i32 {
         Ok(cli::Command::Run(run)) => run::run(&run, closed[1]),
         Ok(cli::Command::Doctor { json }) => doctor::doctor(json),
         Ok(cli::Command::Group(what)) => group::group(what, closed),
+        Ok(cli::Command::Events { path, json }) => events::follow(&path, json),
         Ok(cli::Command::Live(what)) => live::live(what),
         Ok(cli::Command::Top(what)) => top::top(&what),
         Ok(cli::Command::Manual { dir, pages }) => manual::write(&dir, &pages),

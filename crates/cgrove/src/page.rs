@@ -130,6 +130,7 @@ fn ending(report: &Report) -> (String, &'static str) {
             (format!("{how}, after its task limit was hit"), "bad")
         }
         Reason::ExecFailed => ("did not start".to_owned(), "bad"),
+        Reason::ParentEnded => ("ended with its parent".to_owned(), "bad"),
         Reason::SupervisorKilled => ("supervisor killed".to_owned(), "bad"),
         Reason::Exited | Reason::Signaled => {
             (exited.or(by_signal).unwrap_or_else(|| "ended".to_owned()), "bad")

@@ -7,7 +7,9 @@ use cgrove_host::error::HostError;
 use cgrove_host::front;
 use cgrove_host::report::{Backend, Reason, Report};
 
+use crate::alarm::Alarm;
 use crate::cli::Run;
+use crate::events::Scribe;
 use crate::json::Sink;
 use crate::page::Page;
 use crate::watch::Watcher;
@@ -15,18 +17,20 @@ use crate::{say, stream};
 
 /// Runs the command; returns what to exit with.
 pub fn run(run: &Run, stdout_closed: bool) -> i32 {
-    perform(run, stdout_closed, |in_use| front::run(&run.options, in_use))
+    perform(run, stdout_closed, |followers, in_use| front::run(&run.options, followers, in_use))
 }
 
 /// Runs the command in a group that is there; returns what to exit with.
 pub fn exec(path: &str, run: &Run, closed: [bool; 3]) -> i32 {
-    perform(run, closed[1], |in_use| front::exec(path, &run.options, closed, in_use))
+    perform(run, closed[1], |followers, in_use| {
+        front::exec(path, &run.options, closed, followers, in_use)
+    })
 }
 
 fn perform(
     run: &Run,
     stdout_closed: bool,
-    start: impl FnOnce(&[BorrowedFd<'_>]) -> Result<Report, HostError>,
+    start: impl FnOnce(&[BorrowedFd<'_>], &[BorrowedFd<'_>]) -> Result<Report, HostError>,
 ) -> i32 {
     let sink = match run.json.as_deref().map(|path| Sink::open(path, stdout_closed)).transpose() {
         Ok(sink) => sink,
@@ -40,10 +44,33 @@ fn perform(
         Ok(watcher) => watcher,
         Err(error) => return say::failed(&error),
     };
+    let name = &run.options.name;
+    let scribe = run.events.as_deref().map(|path| Scribe::start(path, name, stdout_closed));
+    let scribe = match scribe.transpose() {
+        Ok(scribe) => scribe,
+        Err(error) => {
+            watcher.into_iter().for_each(Watcher::end);
+            return say::failed(&error);
+        }
+    };
+    let alarm = run.on_high.as_deref().map(|command| Alarm::start(command, name));
+    let alarm = match alarm.transpose() {
+        Ok(alarm) => alarm,
+        Err(error) => {
+            watcher.into_iter().for_each(Watcher::end);
+            scribe.into_iter().for_each(Scribe::end);
+            return say::failed(&error);
+        }
+    };
+    let followers = scribe.as_ref().map(AsFd::as_fd).into_iter();
+    let followers: Vec<_> = followers.chain(alarm.as_ref().map(AsFd::as_fd)).collect();
     let mut in_use = vec![stream::stderr()];
+    in_use.extend_from_slice(&followers);
     in_use.extend(sink.as_ref().map(AsFd::as_fd));
     in_use.extend(watcher.as_ref().map(AsFd::as_fd));
-    let outcome = start(&in_use);
+    let outcome = start(&followers, &in_use);
+    scribe.into_iter().for_each(Scribe::end);
+    alarm.into_iter().for_each(Alarm::end);
     if let Some(watcher) = watcher {
         watcher.end();
     }

@@ -2,9 +2,8 @@
 //!
 //! Neither may ever cost the run anything, and both have to do with others that are slow: a
 //! terminal that was stopped with Ctrl-S, clients that do not read, a supervisor that was stopped.
-//! So they are a process of their own, forked off the front before the run begins, which the front
-//! treats like any child that it had before it was cgrove. All it needs it asks for at the run's
-//! door, and the door rests when it is asked too much. Whatever becomes of it, the run goes on.
+//! So they are a process beside the run (`beside.rs`). All it needs it asks for at the run's door, and
+//! the door rests when it is asked too much. Whatever becomes of it, the run goes on.
 //!
 //! It ends with the front: a socket between them closes. Should the front be killed, it is still
 //! there to put the terminal in order.
@@ -16,18 +15,17 @@ mod line;
 mod openmetrics;
 mod server;
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use cgrove_host::error::HostError;
 use cgrove_host::mutant::{self, Mutant};
-use cgrove_host::sys::{self, ForkSide, RawPid};
-use cgrove_host::{inherited, title, wire};
+use cgrove_host::sys;
+use cgrove_host::{inherited, title};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{Shutdown, shutdown};
 
 pub use self::address::{Address, parse as parse_address};
 use self::asker::Asker;
@@ -35,6 +33,7 @@ use self::figures::Meter;
 use self::line::Line;
 pub use self::openmetrics::text as openmetrics;
 use self::server::Server;
+use crate::beside::{self, Beside, Side};
 use crate::cli::Run;
 use crate::say;
 
@@ -46,10 +45,7 @@ const UPDATE: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The front's handle on its watcher.
-pub struct Watcher {
-    socket: OwnedFd,
-    pid: RawPid,
-}
+pub struct Watcher(Beside);
 
 impl Watcher {
     /// Starts what the options ask for; `None` if that is nothing, or nobody would see it. To be
@@ -64,21 +60,9 @@ impl Watcher {
         if let Some(server) = server.as_ref().filter(|_| !run.quiet) {
             say::line(&format_args!("metrics at {}", server.shown()));
         }
-        let forked = wire::pair().and_then(|pair| {
-            // From its first moment on no signal ends it.
-            let mask = sys::block_all_signals()?;
-            let forked = sys::fork();
-            if forked != Ok(ForkSide::Child) {
-                let _ = mask.thread_swap_mask(SigmaskHow::SIG_SETMASK);
-            }
-            Ok((pair, forked?))
-        });
-        match forked {
-            Ok(((ours, theirs), ForkSide::Child)) => {
-                drop(ours);
-                watch(run, theirs, server, line)
-            }
-            Ok(((ours, _), ForkSide::Parent(pid))) => Ok(Some(Watcher { socket: ours, pid })),
+        match beside::fork() {
+            Ok(Side::Beside(theirs)) => watch(run, theirs, server, line),
+            Ok(Side::Front(beside)) => Ok(Some(Watcher(beside))),
             Err(errno) => {
                 server.iter().for_each(Server::close);
                 Err(HostError::call("cannot set up --progress and --metrics", errno))
@@ -88,29 +72,13 @@ impl Watcher {
 
     /// Ends it, and has the terminal back as it was.
     pub fn end(self) {
-        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Write);
-        let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            match poll(&mut fds, left) {
-                Err(Errno::EINTR) => {}
-                // It holds its end of the socket as long as it lives, and so its pid is its own.
-                Ok(0) => {
-                    let _ = sys::kill(self.pid, libc::SIGKILL);
-                    break;
-                }
-                _ => break,
-            }
-        }
-        let _ = sys::wait_for_end(self.pid);
+        self.0.end(PATIENCE);
     }
 }
 
 impl AsFd for Watcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.0.as_fd()
     }
 }
 

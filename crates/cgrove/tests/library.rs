@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Stdio;
@@ -11,8 +12,9 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use cgrove::report::Reason;
-use cgrove::{Error, Running, Supervisor};
+use cgrove::{Error, Happening, Running, Supervisor, What};
 use cgrove_testkit::watch;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -99,6 +101,37 @@ fn whoever_drops_a_run_ends_it() {
     vanishes(daemon);
 }
 
+/// When this program is started again to be a host that is killed: starts a run, says the pid of a
+/// daemon in it and waits.
+#[test]
+fn as_a_host() {
+    let Ok(outlives) = std::env::var("CGROVE_TEST_OUTLIVES") else { return };
+    let script = "setsid sleep 1000 & echo daemon $!; wait";
+    let command = supervisor().command("sh").args(["-c", script]).quiet();
+    let run = command.stderr(Stdio::null()).outlives_caller(outlives == "yes").spawn().unwrap();
+    run.wait().unwrap();
+}
+
+#[test]
+fn a_run_ends_with_the_program_unless_it_outlives_it() {
+    for outlives in ["no", "yes"] {
+        let mut host = std::process::Command::new(std::env::current_exe().unwrap());
+        host.args(["--exact", "as_a_host", "--nocapture"]).env("CGROVE_TEST_OUTLIVES", outlives);
+        let mut host = host.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(host.stdout.take().unwrap()).lines();
+        let daemon = |line: String| line.split_once("daemon ")?.1.parse::<i32>().ok();
+        let daemon = lines.map_while(Result::ok).find_map(daemon).unwrap();
+        host.kill().unwrap();
+        host.wait().unwrap();
+        if outlives == "yes" {
+            let supervisor = watch::process(daemon).expect("it lives").ppid;
+            assert!(watch::process(supervisor).is_some_and(|it| it.state != 'Z'));
+            cgrove_host::sys::kill(supervisor, libc::SIGKILL).unwrap();
+        }
+        vanishes(daemon);
+    }
+}
+
 #[test]
 fn a_kill_leaves_a_full_report() {
     let (mut run, daemon) = with_daemon();
@@ -135,6 +168,61 @@ fn refusals_are_told_in_cgroves_own_words() {
     // That a command cannot be started is the command's failure, not ours.
     let missing = supervisor().command("/no/such/command").output().unwrap();
     assert_eq!((missing.report.reason, missing.report.exit.status), (Reason::ExecFailed, 127));
+}
+
+fn kinds(events: impl IntoIterator<Item = Result<Happening, Error>>) -> Vec<&'static str> {
+    events.into_iter().map(|event| event.unwrap().what.kind()).collect()
+}
+
+#[test]
+fn events_of_a_run_come_from_its_first_to_its_last() {
+    let mut run =
+        supervisor().command("sh").args(["-c", "exit 4"]).quiet().events().spawn().unwrap();
+    let events = run.events().unwrap();
+    assert!(run.events().is_none());
+    assert_eq!(kinds(events), ["started", "exec", "ended"]);
+    assert_eq!(run.wait().unwrap().exit.code, Some(4));
+}
+
+/// One that is polled, and one of a run that never comes so far.
+#[test]
+fn events_can_be_waited_for_by_a_descriptor() {
+    let command = supervisor().command("sh").args(["-c", "read x; exit 4"]).quiet().events();
+    let mut run = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut events = run.events().unwrap();
+    let mut told = Vec::new();
+    loop {
+        match events.poll_next() {
+            Poll::Ready(Some(event)) => {
+                told.push(event);
+                continue;
+            }
+            Poll::Ready(None) => break,
+            Poll::Pending if told.len() == 2 => drop(run.stdin()),
+            Poll::Pending => {}
+        }
+        let mut fds = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::try_from(PATIENCE).unwrap()), Ok(1), "{told:?}");
+    }
+    assert_eq!(kinds(told), ["started", "exec", "ended"]);
+    let command = supervisor().command("true").option("--pids-max", "many").events();
+    let mut refused = command.stderr(Stdio::null()).spawn().unwrap();
+    assert_eq!(refused.events().unwrap().count(), 0);
+    assert!(refused.wait().is_err());
+}
+
+#[test]
+fn events_of_a_group_end_with_it() {
+    let group = supervisor().group(&named("told")).create().unwrap();
+    let events = group.events().unwrap();
+    group.set("pids.max", "5").unwrap();
+    assert_eq!(group.command("true").output().unwrap().report.exit.code, Some(0));
+    group.remove().unwrap();
+    let events: Vec<Happening> = events.map(Result::unwrap).collect();
+    assert_eq!(events[0].what, What::Set { file: "pids.max".to_owned(), value: "5".to_owned() });
+    let kinds: Vec<&str> = events[1..].iter().map(|it| it.what.kind()).collect();
+    let run = ["group-made", "started", "exec", "ended", "group-removed"];
+    assert_eq!(kinds, [&run[..], &["group-removed"]].concat(), "{events:?}");
 }
 
 /// As a host's executor would be, in a few lines.
@@ -261,7 +349,9 @@ fn whoever_drops_a_group_ends_it() {
 #[test]
 fn the_test_runner_tells_what_is_left() {
     let mut runner = std::process::Command::new(example("test_runner"));
-    runner.args(["true", "sleep 1000 & echo left", "exit 3"]);
+    // Not before it is a sleep: until then it is the shell that forked it.
+    let waits = "until [ \"$(head -c 5 /proc/$!/cmdline)\" = sleep ]; do :; done";
+    runner.args(["true", &format!("sleep 1000 & {waits}; echo left"), "exit 3"]);
     let output = runner.env("CGROVE_BIN", env!("CARGO_BIN_EXE_cgrove")).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{output:?}");

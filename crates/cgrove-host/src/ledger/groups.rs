@@ -245,9 +245,12 @@ impl Ledger {
         for (file, value) in files {
             if let Err(errno) = self.set(&self.path_below(id), file, value.as_bytes()) {
                 let _ = self.remove(id);
+                // Nobody has seen it.
+                self.news.pop();
                 return Err((Some(file.clone()), errno));
             }
         }
+        self.news.push((self.group(id).path.clone(), true));
         if let Some((pid, _)) = reaper {
             self.reapers.insert(pid, id);
         }
@@ -298,6 +301,20 @@ impl Ledger {
         for above in self.chain(id).collect::<Vec<_>>() {
             self.group_mut(above).refused += 1;
         }
+    }
+
+    /// Groups that were made (`true`) and removed since the last call, by path.
+    pub(crate) fn news(&mut self) -> Vec<(String, bool)> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whose limit the fork hit that was refused last, or its own group if it was no limit.
+    pub(crate) fn refuser(&self) -> GroupId {
+        let (_, group) = self.asking;
+        if !self.exists(group) {
+            return GroupId::RUN;
+        }
+        self.full_level(group).unwrap_or(group)
     }
 
     /// The lowest group at or above `id` whose own limit is reached.
@@ -412,6 +429,7 @@ impl Ledger {
                 tree.forget(&group.cgroup);
             }
             self.nested -= 1;
+            self.news.push((group.path, false));
         }
         self.perform();
         Ok(())

@@ -19,6 +19,7 @@ use cgrove_core::{Cgroup, Time};
 
 use super::Around;
 use super::processes::{Process, Processes, Ran};
+use crate::journal::What;
 use crate::mutant::{self, Mutant};
 use crate::sys::CpuTime;
 
@@ -136,8 +137,7 @@ impl Cpu {
             let left = css.left().unwrap_or(Duration::MAX);
             let period = css.next_tick().map(|time| instant(time, around.started));
             let at = if css.is_throttled() {
-                let what = "the quota of cpu.max is used up".to_owned();
-                around.event(&cgroup, "throttle", what);
+                around.event(&cgroup, What::Throttle { count: 1 });
                 let newcomers =
                     waiting.then(|| begun + NEWCOMERS.max(around.cost * COST_FACTOR[0]));
                 period.into_iter().chain(newcomers).min().unwrap_or(begun + NEWCOMERS)

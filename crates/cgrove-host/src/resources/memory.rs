@@ -31,9 +31,10 @@ use cgrove_core::{Cgroup, CgroupId, Limit};
 
 use super::processes::{Anchor, Processes};
 use super::{Around, oom};
+use crate::journal::{What, cut};
 use crate::kill;
 use crate::mutant::{self, Mutant};
-use crate::report::{Bytes, Measure, OomKill, nanos};
+use crate::report::{Measure, OomKill, nanos};
 use crate::sys::RawPid;
 
 /// The most memory that one CPU fills in a second, faults and all.
@@ -124,8 +125,6 @@ pub(super) struct Memory {
     pub unseen: Option<RawPid>,
     /// Somebody was to be killed and nobody could be.
     pub helpless: bool,
-    /// Crossings of high not told yet: the cgroup's path, usage, limit.
-    pub crossings: Vec<(String, u64, u64)>,
 }
 
 fn bytes(limit: Limit) -> Option<u64> {
@@ -164,7 +163,6 @@ impl Memory {
             unmeasured: None,
             unseen: None,
             helpless: false,
-            crossings: Vec::new(),
         }
     }
 
@@ -336,9 +334,8 @@ impl Memory {
         let crossed = !std::mem::replace(&mut watch.over_high, true);
         let grown = usage.saturating_sub(if crossed { before.min(high) } else { last });
         if crossed {
-            let path = level.cgroup.path();
-            self.crossings.push((path, usage, high));
-            around.event(&level.cgroup, "memory.high", format!("{usage} bytes, high is {high}"));
+            let what = What::MemoryHigh { count: 1, usage_bytes: usage, limit_bytes: high };
+            around.event(&level.cgroup, what);
         }
         if grown == 0 {
             return;
@@ -366,7 +363,7 @@ impl Memory {
     ) {
         let domain = Arc::clone(&level.css);
         around.ledger.report(|fx| domain.event(MemoryEvent::Oom, fx));
-        around.event(&level.cgroup, "memory.max", format!("{} of {}", Bytes(usage), Bytes(max)));
+        around.event(&level.cgroup, What::MemoryMax { usage_bytes: usage, limit_bytes: max });
         let victims = oom::victims(&level.cgroup, &domain, max, processes, around);
         let mut dying = Vec::new();
         let mut named: Vec<(RawPid, u64, Vec<String>)> = Vec::new();
@@ -384,8 +381,14 @@ impl Memory {
             }
             let bytes = process.anchor.map_or(process.resident, |anchor| anchor.proportional);
             let group = process.group.path();
-            let detail = format!("process {pid} ({}) of {}", cmdline.join(" "), Bytes(bytes));
-            around.event(&level.cgroup, "oom-kill", detail);
+            let what = What::OomKill {
+                pid,
+                cmdline: cut(cmdline.iter().cloned()),
+                bytes,
+                usage_bytes: usage,
+                limit_bytes: max,
+            };
+            around.event(&level.cgroup, what);
             self.kill_count += 1;
             if self.kills.len() < MAX_LISTED {
                 self.kills.push(OomKill {

@@ -247,7 +247,7 @@ impl Supervisor<'_> {
             Err(errno) => {
                 self.refused += 1;
                 self.refuse(asker, Errno::from_raw(errno.code()));
-                self.note("pids.max", "a fork was refused");
+                self.fork_refused();
             }
         }
     }

@@ -1,6 +1,6 @@
 //! How a run comes to its end: by itself, by its timeout, by a kill.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -10,6 +10,7 @@ use super::{Phase, Supervisor};
 use crate::conclude;
 use crate::error::HostError;
 use crate::gate::Gate;
+use crate::journal::What;
 use crate::kill;
 use crate::mutant::{self, Mutant};
 use crate::report::Backend;
@@ -24,7 +25,7 @@ const REAPERS_TIME: Duration = Duration::from_secs(1);
 impl Supervisor<'_> {
     pub(super) fn time_out(&mut self, now: Instant) {
         self.timed_out = true;
-        self.note("timeout", "--timeout is over");
+        self.happened_to_run(What::Timeout);
         self.continue_front();
         if self.options.kill_grace.is_zero() {
             self.kill();
@@ -44,6 +45,21 @@ impl Supervisor<'_> {
             self.ledger.thaw_all();
             self.freeze();
         }
+    }
+
+    /// The process that the run ends with, until it has ended or everything is being killed.
+    pub(super) fn parent(&self) -> Option<BorrowedFd<'_>> {
+        let goes_on = matches!(self.phase, Phase::Running { .. } | Phase::Terminating { .. });
+        self.caller.handed.parent.as_ref().filter(|_| goes_on).map(|fd| fd.as_fd())
+    }
+
+    pub(super) fn on_parent(&mut self) {
+        if self.parent().is_none() || mutant::is(Mutant::ParentForgotten) {
+            return;
+        }
+        self.parent_ended = true;
+        self.happened_to_run(What::ParentEnded);
+        self.kill();
     }
 
     /// The front stops when the command does, so that a shell notices. Whatever else ends the stop
@@ -73,7 +89,9 @@ impl Supervisor<'_> {
             self.ledger.kill();
         }
         if !matches!(self.phase, Phase::Killing { .. }) {
-            self.note("kill", "everything that is left");
+            if !self.options.keeper || self.ledger.current() > 0 {
+                self.happened_to_run(What::Kill);
+            }
             self.continue_front();
         }
         // Whoever the core wants dead is among those the sweep finds.
@@ -182,11 +200,16 @@ impl Supervisor<'_> {
     }
 
     pub(super) fn finish(mut self) -> Result<crate::report::Report, HostError> {
+        let tell_end = self.tell_end();
         let figures = self.limit_figures();
         self.ledger.close();
         match self.failure.take() {
             Some(error) => Err(error),
-            None => Ok(conclude::report(self, figures)),
+            None => {
+                let report = conclude::report(self, figures);
+                tell_end(&report);
+                Ok(report)
+            }
         }
     }
 }

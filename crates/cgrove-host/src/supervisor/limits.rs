@@ -1,13 +1,13 @@
 //! Where the supervisor's loop meets the limits on memory and CPU.
 
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::{Phase, Supervisor};
 use crate::door::Request;
-use crate::resources::{Around, Crossing, Figures, Resources};
+use crate::journal::{What, cut_text};
+use crate::ledger::GroupId;
+use crate::resources::{Around, Figures, Resources};
 use crate::sys::Waited;
-use crate::wire::ToFront;
 
 impl Supervisor<'_> {
     fn with_resources<T>(&mut self, what: impl FnOnce(&mut Resources, Around<'_>) -> T) -> T {
@@ -19,7 +19,6 @@ impl Supervisor<'_> {
     pub(super) fn hold_limits(&mut self) {
         if matches!(self.phase, Phase::Running { .. } | Phase::Terminating { .. }) {
             self.with_resources(Resources::step);
-            self.tell_crossings();
         }
     }
 
@@ -60,34 +59,10 @@ impl Supervisor<'_> {
     }
 
     /// A file was written from outside.
-    pub(super) fn limit_set(&mut self, path: &str, file: &str, value: &[u8]) {
-        let group = format!(
-            "{}{}{path}",
-            self.ledger.root().path(),
-            if path.is_empty() { "" } else { "/" }
-        );
-        let value = String::from_utf8_lossy(value);
-        self.resources.note(&group, "set", format!("{file}={}", value.trim_end()));
+    pub(super) fn limit_set(&mut self, id: GroupId, file: &str, value: &[u8]) {
+        let value = cut_text(&String::from_utf8_lossy(value));
+        self.happened_to(id, What::Set { file: file.to_owned(), value });
         self.resources.poke();
-    }
-
-    /// Something for the series, of the run's own cgroup.
-    pub(super) fn note(&mut self, kind: &str, detail: &str) {
-        if !self.options.series {
-            return;
-        }
-        let group = self.ledger.root().path();
-        self.resources.note(&group, kind, detail.to_owned());
-    }
-
-    fn tell_crossings(&mut self) {
-        for Crossing { group, usage, limit } in self.resources.crossings() {
-            if let Some(front) = &self.front
-                && self.options.on_high.is_some()
-            {
-                let _ = ToFront::OverHigh { group, usage, limit }.send(front.as_fd());
-            }
-        }
     }
 
     /// For the report. Must come before the group goes.

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use super::{Phase, Supervisor, check_spare_descriptors};
 use crate::door::outer;
 use crate::door::{Entered, Entry, Left, Refused};
+use crate::journal::What;
 use crate::kill;
 use crate::ledger::GroupId;
 use crate::mutant::{self, Mutant};
@@ -156,7 +157,7 @@ impl Supervisor<'_> {
 
     /// The group's reaper says that nobody is left. It is to be believed as far as a complete
     /// census agrees.
-    pub(super) fn leave(&mut self, id: GroupId) -> Result<Vec<u8>, Errno> {
+    pub(super) fn leave(&mut self, id: GroupId, ended: What) -> Result<Vec<u8>, Errno> {
         self.ledger.shut(id);
         for _ in 0..LAST_LOOKS {
             let complete = match self.backend {
@@ -173,18 +174,20 @@ impl Supervisor<'_> {
             }
             self.ledger.forget_the_gone(id);
             if complete && self.ledger.tasks_within(id) == 0 {
-                return self.take_leave(id);
+                return self.take_leave(id, ended);
             }
         }
         // Somebody is there, or may be: the link will close and end the matter.
         Err(Errno::EBUSY)
     }
 
-    fn take_leave(&mut self, id: GroupId) -> Result<Vec<u8>, Errno> {
+    fn take_leave(&mut self, id: GroupId, ended: What) -> Result<Vec<u8>, Errno> {
         let member = self.members.iter().position(|member| member.group == id);
         let member = member.map(|at| self.members.remove(at));
         // Who was collected below its reaper is not known here otherwise.
         self.look_at_limits();
+        self.tell_news();
+        self.happened_to(id, ended);
         let left = Left {
             figures: self.ledger.figures(id),
             cpu_note: member.as_ref().and_then(|member| member.note.clone()),
@@ -213,6 +216,7 @@ impl Supervisor<'_> {
             self.kill();
             return;
         }
+        self.happened_to(id, What::Kill);
         self.ledger.doom(id, remove);
         self.kill_doomed();
     }

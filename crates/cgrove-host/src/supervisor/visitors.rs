@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use super::Supervisor;
 use super::members::Answer;
 use crate::door::{Request, Visit};
+use crate::journal::What;
 use crate::ledger::GroupId;
 use crate::report::Backend;
 use crate::sys::RawPid;
@@ -30,6 +31,12 @@ impl Supervisor<'_> {
                     if let Some(result) = self.serve_freeze(path, *freeze, pid) {
                         self.answer((result, None));
                     }
+                    return;
+                }
+                if let Request::Tell { path, what } = &request {
+                    // Nothing is asked, so nobody has to be counted for it.
+                    let result = self.told_by_reaper(path, what, pid);
+                    self.answer((result, None));
                     return;
                 }
                 let begun = Instant::now();
@@ -58,10 +65,14 @@ impl Supervisor<'_> {
         pid: RawPid,
     ) -> Option<Result<Vec<u8>, Errno>> {
         let may = self.group_of_visitor(pid).and_then(|from| self.reachable(path, from));
-        if let Err(errno) = may.and_then(|_| self.ledger.freeze(path, freeze)) {
-            return Some(Err(errno));
+        let before = self.is_watched().then(|| self.is_asked_to_freeze(path));
+        let id = match may.and_then(|id| self.ledger.freeze(path, freeze).map(|()| id)) {
+            Ok(id) => id,
+            Err(errno) => return Some(Err(errno)),
+        };
+        if before.is_some_and(|before| before != freeze) {
+            self.happened_to(id, if freeze { What::Freeze } else { What::Thaw });
         }
-        self.note(if freeze { "freeze" } else { "thaw" }, "asked for from outside");
         self.freeze();
         if !freeze {
             return Some(Ok(Vec::new()));
@@ -92,6 +103,7 @@ impl Supervisor<'_> {
             Request::Enter(entry) => self.enter(entry, pid),
             Request::Exec { at, entry } => self.exec(at, entry, pid, fds),
             Request::Remove { path, kill } => self.remove(path, *kill, pid),
+            Request::Follow { path } => self.follow(path, pid),
             other => (self.tell(other, pid), None),
         }
     }
@@ -109,6 +121,8 @@ impl Supervisor<'_> {
             Request::Freeze { .. }
             | Request::Enter(_)
             | Request::Exec { .. }
+            | Request::Follow { .. }
+            | Request::Tell { .. }
             | Request::Remove { .. } => Err(Errno::EINVAL),
             Request::Make { at, entry } => self.make(at, entry, pid),
             Request::Snapshot { offset } => {
@@ -124,14 +138,14 @@ impl Supervisor<'_> {
                 self.ledger.shut(id);
                 Ok(Vec::new())
             }
-            Request::Leave { path } => {
+            Request::Leave { path, code, signal } => {
                 let id = self.own_group(path, pid)?;
-                self.leave(id)
+                self.leave(id, What::Ended { code: *code, signal: *signal })
             }
             Request::Set { path, file, value } => {
                 let id = self.reachable(path, from)?;
                 let killed = self.ledger.set(path, file, value)?;
-                self.limit_set(path, file, value);
+                self.limit_set(id, file, value);
                 if file == "pids.max" && !self.threads_ask() {
                     self.late_limit |= id == GroupId::RUN;
                     let member = self.members.iter_mut().find(|member| member.group == id);

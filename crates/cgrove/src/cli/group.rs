@@ -81,12 +81,12 @@ impl GroupCommand {
                     pids_max: pids_max.and_then(|PidsMax(max)| max),
                     set: limits.settings().into_iter().chain(set).collect(),
                     series: false,
-                    on_high: None,
                     timeout: None,
                     kill_grace: Duration::ZERO,
                     backend: backend.choice(),
                     require: Vec::new(),
                     keep_descendants: true,
+                    die_with: None,
                     keeper: true,
                 };
                 Group::Create(path.at, Box::new(options))

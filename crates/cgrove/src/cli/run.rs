@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cgrove_host::options::{BackendChoice, Requirement, RunOptions};
+use cgrove_host::parent::DieWith;
 use cgrove_host::report::Backend;
 use clap::{Args, ValueEnum};
 
@@ -30,6 +31,10 @@ pub struct Run {
     pub quiet: bool,
     /// Say more.
     pub verbose: bool,
+    /// What to run when memory goes over `memory.high`.
+    pub on_high: Option<OsString>,
+    /// Where events go.
+    pub events: Option<PathBuf>,
     /// Keep a line of progress on the terminal.
     pub progress: bool,
     /// Where metrics are offered.
@@ -45,17 +50,17 @@ Run a command under limits, account for all it starts, and leave nothing behind.
 Limits   --pids-max N          at most N tasks (processes and threads) at a time
          --memory-max SIZE     kill for memory over SIZE: 200M, 2G
          --memory-high SIZE    slow down over SIZE, and run --on-high COMMAND
-         --cpu-max 150%        of one CPU, or QUOTA/PERIOD in us; --cpu-weight N
-         --cpus LIST           run on these CPUs: 0-2,5
+         --cpu-max 150%        of one CPU; --cpu-weight N; --cpus LIST: 0-2,5
          --timeout TIME        end it after 90, 1.5s, 10m; --kill-grace T [2s]
          --set FILE=VALUE      write a file of its cgroup first: pids.max=64
 Outcome  --json FILE           write the report as JSON; --series: with curves
-         --report FILE.html    write it as a page: curves, events, processes
-         --quiet, --verbose    say nothing at the end; say more
-         --progress            meanwhile, a line at the foot of the terminal
+         --report FILE.html    a page of it; --quiet, --verbose: say less, more
+         --events FILE         meanwhile, what happens: one JSON object a line
+         --progress            meanwhile, a line on the terminal
          --metrics[=ADDR]      meanwhile, OpenMetrics: PORT, PATH or unix [unix]
 Holding  --name NAME           the cgroup's name [run-PID], see `cgrove tree`
          --keep-descendants    last until the last descendant ends, kill none
+         --die-with-parent     end when the starter does, or the process =PID
          --backend WHICH       auto, gate, ptrace or reaper; see `cgrove doctor`
          --require LIST        or do not start: pids=exact,cpu,kill=exact,gate
 
@@ -115,6 +120,12 @@ pub(super) struct RunArgs {
     #[arg(long, help_heading = "Outcome")]
     verbose: bool,
 
+    /// While the run lasts, write what happens to this file, one JSON object a line; - is standard
+    /// output. Who reads slowly misses some, and is told how many
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath,
+        help_heading = "Outcome")]
+    events: Option<PathBuf>,
+
     /// While a run lasts longer than two seconds, say at the foot of the terminal how far it has come
     #[arg(long, help_heading = "Outcome")]
     progress: bool,
@@ -134,6 +145,13 @@ pub(super) struct RunArgs {
         default_missing_value = "true", value_name = "true|false",
         help_heading = "Holding the tree")]
     keep_descendants: bool,
+
+    /// End with the process that started cgrove, or with PID, an ancestor or a process of the same
+    /// user: kill everything when it has ended, even by SIGKILL; the status is 137 then
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "starter",
+        hide_default_value = true, value_name = "PID", value_parser = values::die_with,
+        help_heading = "Holding the tree")]
+    die_with_parent: Option<DieWith>,
 
     /// How to hold the tree
     #[arg(long, value_enum, default_value_t = BackendArg::Auto, help_heading = "Holding the tree")]
@@ -185,12 +203,12 @@ impl RunArgs {
                 pids_max: self.pids_max.and_then(|PidsMax(max)| max),
                 set: self.limits.settings().into_iter().chain(self.set).collect(),
                 series: self.series || self.report.is_some(),
-                on_high: self.on_high,
                 timeout: self.timeout,
                 kill_grace: self.kill_grace,
                 backend: self.backend.choice(),
                 require: self.require,
                 keep_descendants: self.keep_descendants,
+                die_with: self.die_with_parent,
                 keeper: false,
             },
             json: self.json,
@@ -198,6 +216,8 @@ impl RunArgs {
             report: self.report,
             quiet: self.quiet,
             verbose: self.verbose,
+            on_high: self.on_high,
+            events: self.events,
             progress: self.progress,
             metrics: self.metrics,
         }

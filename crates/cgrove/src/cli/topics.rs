@@ -17,10 +17,9 @@ pub(super) const TOPICS: [Topic; 8] = [
         name: "limits",
         about: "what can be limited, and how well the limits hold",
         text: "\
---pids-max N bounds the tasks, processes and threads, of the whole tree. A fork
-beyond fails with EAGAIN, as in Linux; nobody is killed for it. What has ended
-counts until its parent has collected it. The number can be changed while the
-command runs: `cgrove set NAME pids.max 20`.
+--pids-max N bounds the tasks, threads too, of the whole tree. A fork beyond
+fails with EAGAIN; nobody is killed for it. What has ended counts until its
+parent has collected it. `cgrove set NAME pids.max 20` changes it meanwhile.
 
 --memory-max SIZE holds memory by looking: no more often than the room that is
 left calls for, and with all that run brought to a halt and measured exactly
@@ -29,6 +28,7 @@ before anyone is killed. Whom it hits, the kernel's OOM rules say. Over
 when its time in a period is used up. Nobody inside can see a halt.
 
 --timeout ends the tree: SIGTERM to everyone, SIGKILL after --kill-grace.
+--die-with-parent kills it when whoever started cgrove has ended, killed or not.
 
 When the command ends, whatever it has left running is killed at once, unless
 --keep-descendants is given. Neither a session, nor a process group, a double
@@ -70,8 +70,8 @@ names those; --quiet drops the line.
 a field changes its meaning or goes away. A figure that is not known is null.
 Its fields are described in docs/REPORT.md.
 
-`reason` is one of exited, signaled, timeout, pids-max, memory-max, exec-failed
-and supervisor-killed.
+`reason` is one of exited, signaled, timeout, pids-max, memory-max, exec-failed,
+parent-ended and supervisor-killed.
 ",
     },
     Topic {
@@ -91,6 +91,8 @@ like has the screen. If its process was killed, `reset` mends the screen.
 A socket can be used by its owner alone, a port by all users of this machine.
 `curl --unix-socket PATH http://run/metrics` reads it.
 
+--events FILE writes what happens, one JSON object a line.
+cgrove events NAME     tells what happens in a run or group until it ends
 cgrove metrics [NAME]  prints them for runs that began without --metrics
 cgrove top [NAME]      shows all runs, their cgroups and processes, live
 ",
@@ -145,7 +147,7 @@ XDG_RUNTIME_DIR  where the sockets of live runs are; both sides must agree
         about: "what cgrove exits with",
         text: "\
 the command's   it exited by itself
-128+N           signal N killed it
+128+N           signal N killed it; 137 also: it ended with its parent
 124             it timed out
 125             cgrove itself failed, or refused: one line says why
 126             the command cannot be executed

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cgrove_host::options::{Feature, Requirement};
+use cgrove_host::parent::DieWith;
 use cgrove_host::report::{Backend, Class};
 
 /// Names are directory names in a cgroup tree.
@@ -21,6 +22,15 @@ pub(super) fn pids_max(text: &str) -> Result<PidsMax, String> {
     match text.parse::<u64>() {
         Ok(n) if n <= PIDS_MAX_LIMIT => Ok(PidsMax(Some(n))),
         _ => Err(format!("not a number from 0 to {PIDS_MAX_LIMIT}, nor `max`")),
+    }
+}
+
+/// `starter`, which is what the option alone means, or a pid.
+pub(super) fn die_with(text: &str) -> Result<DieWith, String> {
+    match text.parse() {
+        Ok(pid) if pid > 0 => Ok(DieWith::Process(pid)),
+        _ if text == "starter" => Ok(DieWith::Starter),
+        _ => Err("not a pid; without one it is the process that starts cgrove".to_owned()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use super::Error;
+use super::events::Prepared;
 use super::running::{Output, Running};
 
 /// A command with its limits. Streams, environment and directory are inherited unless set.
@@ -17,6 +18,8 @@ pub struct Command {
     group: Option<String>,
     name: Option<String>,
     words: Vec<std::ffi::OsString>,
+    outlives_caller: bool,
+    events: bool,
 }
 
 impl Command {
@@ -25,7 +28,8 @@ impl Command {
         group: Option<String>,
         program: &OsStr,
     ) -> Command {
-        Command { inner, group, name: None, words: vec![program.to_owned()] }
+        let words = vec![program.to_owned()];
+        Command { inner, group, name: None, words, outlives_caller: false, events: false }
     }
 
     /// An argument.
@@ -136,6 +140,21 @@ impl Command {
         self
     }
 
+    /// Whether the run goes on when this process has ended; only a detached one can. By default it
+    /// does not: everything in it is killed, even if this process was ended by SIGKILL.
+    #[must_use]
+    pub fn outlives_caller(mut self, outlives: bool) -> Command {
+        self.outlives_caller = outlives;
+        self
+    }
+
+    /// What happens in the run is told as it happens: see [`Running::events`].
+    #[must_use]
+    pub fn events(mut self) -> Command {
+        self.events = true;
+        self
+    }
+
     /// Writes an interface file of the cgroup before the command starts, e.g. `pids.max`.
     #[must_use]
     pub fn set(self, file: &str, value: &str) -> Command {
@@ -165,6 +184,14 @@ impl Command {
     pub fn spawn(mut self) -> Result<Running, Error> {
         let report = tempfile::NamedTempFile::new().map_err(Error::io("a place for the report"))?;
         self.inner.arg("--json").arg(report.path());
+        if !self.outlives_caller {
+            // Named, it is this process even if it ends before cgrove could ask for its parent.
+            self.inner.arg(format!("--die-with-parent={}", std::process::id()));
+        }
+        let events = self.events.then(Prepared::new).transpose()?;
+        if let Some(events) = &events {
+            self.inner.arg("--events").arg(&events.path);
+        }
         if let Some(group) = &self.group {
             self.inner.arg(group);
         }
@@ -173,7 +200,7 @@ impl Command {
             let own = self.name.unwrap_or_else(|| format!("run-{pid}"));
             self.group.map_or(own.clone(), |group| format!("{group}/{own}"))
         };
-        Running::start(self.inner, name, report)
+        Running::start(self.inner, name, report, events)
     }
 
     /// Runs it to its end and collects what it wrote.

@@ -3,7 +3,9 @@
 use std::ffi::OsStr;
 use std::process::Stdio;
 
-use super::{Command, Error, Supervisor, live};
+use cgrove_host::live;
+
+use super::{Command, Error, Events, Supervisor};
 use crate::Snapshot;
 
 /// Limits of a group to be created.
@@ -59,7 +61,8 @@ impl GroupBuilder {
         self
     }
 
-    /// Creates it.
+    /// Creates it. Should this process be killed before it can [drop](Group) it, its commands end
+    /// with this process, and the empty group stays until `cgrove rm`.
     ///
     /// # Errors
     /// [`Error::Refused`]: among others if there is one of that name (EEXIST).
@@ -92,7 +95,7 @@ impl Group {
     /// # Errors
     /// [`Error::Refused`] with the errno that the kernel would give.
     pub fn get(&self, file: &str) -> Result<String, Error> {
-        live::get(&self.name, file)
+        Ok(String::from_utf8_lossy(&live::get(&self.name, file)?).into_owned())
     }
 
     /// Writes an interface file, e.g. `memory.max`.
@@ -100,7 +103,7 @@ impl Group {
     /// # Errors
     /// As [`Group::get`].
     pub fn set(&self, file: &str, value: &str) -> Result<(), Error> {
-        live::set(&self.name, file, value.as_bytes().to_vec())
+        Ok(live::set(&self.name, file, value.as_bytes().to_vec())?)
     }
 
     /// Brings every task in it to a halt, and returns when they have.
@@ -108,7 +111,7 @@ impl Group {
     /// # Errors
     /// [`Error::Refused`], with the first task that runs on.
     pub fn freeze(&self) -> Result<(), Error> {
-        live::freeze(&self.name, true)
+        Ok(live::set_frozen(&self.name, true)?)
     }
 
     /// Lets them go on.
@@ -116,7 +119,7 @@ impl Group {
     /// # Errors
     /// [`Error::Refused`].
     pub fn thaw(&self) -> Result<(), Error> {
-        live::freeze(&self.name, false)
+        Ok(live::set_frozen(&self.name, false)?)
     }
 
     /// Kills everything in it (`cgroup.kill`); the group stays.
@@ -132,7 +135,15 @@ impl Group {
     /// # Errors
     /// [`Error::Refused`].
     pub fn snapshot(&self) -> Result<Snapshot, Error> {
-        live::snapshot(self.name.split('/').next().unwrap_or_default())
+        Ok(live::snapshot(self.name.split('/').next().unwrap_or_default())?)
+    }
+
+    /// What happens in it and below from now on, until it is removed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]: ENOENT if there is none; EAGAIN if too many follow it.
+    pub fn events(&self) -> Result<Events, Error> {
+        Events::follow(&self.name)
     }
 
     /// Removes it, which must be empty.

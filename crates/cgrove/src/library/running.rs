@@ -15,14 +15,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cgrove_host::FAILED;
-use cgrove_host::sys;
+use cgrove_host::{live, sys};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::Signal;
 use tempfile::NamedTempFile;
 
-use super::{Error, live};
+use super::events::Prepared;
+use super::{Error, Events};
 use crate::Report;
 
 /// A run under way. Dropping it kills the whole tree; see [`Running::detach`].
@@ -36,6 +37,7 @@ pub struct Running {
     /// The run's name, and the path of its cgroup below that.
     name: String,
     report: Option<NamedTempFile>,
+    events: Option<Events>,
     kill_on_drop: bool,
 }
 
@@ -56,6 +58,7 @@ impl Running {
         mut command: std::process::Command,
         name: impl FnOnce(u32) -> String,
         report: NamedTempFile,
+        events: Option<Prepared>,
     ) -> Result<Running, Error> {
         let mut child = command.spawn().map_err(Error::io("cannot start cgrove"))?;
         let opened = match sys::pidfd_open(child.id().cast_signed()) {
@@ -67,7 +70,17 @@ impl Running {
             Ok(over) => {
                 let name = name(child.id());
                 let over = Arc::new(over);
-                Ok(Running { child, over, name, report: Some(report), kill_on_drop: true })
+                let mut running = Running {
+                    child,
+                    over,
+                    name,
+                    report: Some(report),
+                    events: None,
+                    kill_on_drop: true,
+                };
+                // Should that fail, the run is dropped, and so ended.
+                running.events = events.map(|events| events.of(&running.over)).transpose()?;
+                Ok(running)
             }
             Err(errno) => {
                 let _ = child.kill();
@@ -96,6 +109,12 @@ impl Running {
     /// The command's standard error, if it was piped; taken once.
     pub fn stderr(&mut self) -> Option<ChildStderr> {
         self.child.stderr.take()
+    }
+
+    /// What happens in the run, from its first event on, if it was [asked
+    /// for](crate::Command::events); taken once.
+    pub fn events(&mut self) -> Option<Events> {
+        self.events.take()
     }
 
     /// Sends a signal to the command.
@@ -172,7 +191,8 @@ impl Running {
         Ok(Output { report, stdout, stderr })
     }
 
-    /// Lets the run go on without this handle. Its report is lost.
+    /// Lets the run go on without this handle. Its report is lost. It ends with this process all the
+    /// same, unless it [outlives](crate::Command::outlives_caller) it.
     pub fn detach(mut self) {
         self.kill_on_drop = false;
     }

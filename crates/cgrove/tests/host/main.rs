@@ -8,6 +8,7 @@
 //!     cargo test -p cgrove --test host -- NAME
 
 mod cpu;
+mod events;
 mod faults;
 mod freeze;
 mod groups;
@@ -19,6 +20,7 @@ mod live;
 mod memory;
 mod odd;
 mod outcome;
+mod parent;
 mod python;
 mod rounds;
 mod seeing;
@@ -48,6 +50,9 @@ pub const LEAK_SANITIZER: &str = "leak sanitizer";
 /// Few enough pids for all of them to be used up in a test.
 pub const SMALL_PID_MAX: &str = "small pid_max";
 
+/// The rights of root: some processes are to be another user's.
+pub const SUPERUSER: &str = "superuser";
+
 /// The right to make a pid namespace, and a mount namespace with a `/proc` for it.
 pub const PID_NAMESPACE: &str = "right to make a pid namespace";
 
@@ -70,6 +75,7 @@ use tests;
 
 const MODULES: &[(&str, &[Test])] = &[
     ("cpu", cpu::TESTS),
+    ("events", events::TESTS),
     ("faults", faults::TESTS),
     ("freeze", freeze::TESTS),
     ("groups", groups::TESTS),
@@ -80,6 +86,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("memory", memory::TESTS),
     ("odd", odd::TESTS),
     ("outcome", outcome::TESTS),
+    ("parent", parent::TESTS),
     ("python", python::TESTS),
     ("rounds", rounds::TESTS),
     ("seeing", seeing::TESTS),
@@ -142,6 +149,7 @@ fn is_here(need: &str) -> bool {
         }
         SMALL_PID_MAX => std::fs::read_to_string("/proc/sys/kernel/pid_max")
             .is_ok_and(|text| text.trim().parse().is_ok_and(|max: u32| max <= 70_000)),
+        SUPERUSER => nix::unistd::geteuid().is_root(),
         PID_NAMESPACE => {
             let script = "mount -t proc proc /proc";
             let mut command = Command::new("unshare");

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use cgrove_host::report::{Class, Measure, Reason};
 use nix::unistd::pipe;
 
-use crate::kit::{Place, run};
+use crate::kit::{Place, exec, run};
 use crate::live::{answer, cgrove};
 
 crate::tests![
@@ -16,6 +16,7 @@ crate::tests![
     oom_score_adj_decides,
     a_group_goes_together,
     over_high_is_slowed_down_and_lives,
+    an_alarm_of_a_group_acts_from_outside_of_it,
     limits_change_while_running,
     whoever_may_not_be_traced_is_held_all_the_same[crate::UNTRACED],
     the_peak_is_always_told,
@@ -136,6 +137,46 @@ fn over_high_is_slowed_down_and_lives(place: Place) {
         let line = format!("memory.high {}", 50 * MIB);
         (std::fs::read_to_string(&path).ok()?.lines().next()? == line).then_some(())
     });
+}
+
+fn an_alarm_of_a_group_acts_from_outside_of_it(place: Place) {
+    let cgrove_bin = crate::kit::kit().cgrove.display();
+    let acts = crate::kit::kit().acts.display();
+    let outer = crate::kit::fresh_name();
+    answer(place, &["create", &outer]);
+    for brought_in in [false, true] {
+        let path = crate::kit::fresh_path("alarm");
+        let alarm = format!(
+            "{{ echo $CGROVE_EVENT $CGROVE_LIMIT $CGROVE_GROUP $$; \
+             {cgrove_bin} get $CGROVE_GROUP cgroup.procs; }} >{}; \
+             {cgrove_bin} set $CGROVE_GROUP memory.high max",
+            path.display()
+        );
+        let options = ["--memory-high", "50M", "--on-high", &alarm];
+        let (ended, group) = if brought_in {
+            let it = exec(place, &outer).options(&options).acts("grow", 600);
+            let group = format!("/{outer}/{}", it.mark);
+            (it.end(), group)
+        } else {
+            let words = format!("--memory-high 50M --on-high '{alarm}' -- {acts} grow MARK 600");
+            let script = format!("{cgrove_bin} run --quiet --name inner {words}; exit $?");
+            let it = run(place).script(&script);
+            let group = format!("/{}/inner", it.mark);
+            (it.end(), group)
+        };
+        assert_eq!((ended.status, ended.out.as_str()), (0, "grown 600\n"), "{ended:?}");
+        // Nobody waits for an alarm.
+        let text = crate::kit::until("the alarm", || {
+            let text = std::fs::read_to_string(&path).ok()?;
+            (text.split_whitespace().count() > 4).then_some(text)
+        });
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let limit = (50 * MIB).to_string();
+        assert_eq!(words[..3], ["memory.high", &limit, &group], "{text}");
+        let (alarm, members) = (words[3], &words[4..]);
+        assert!(!members.is_empty() && !members.contains(&alarm), "{text}");
+    }
+    answer(place, &["rm", &outer]);
 }
 
 fn limits_change_while_running(place: Place) {

@@ -29,6 +29,8 @@ pub enum Event {
     Door,
     /// A group's reaper is gone, or its link is.
     Link(usize),
+    /// A file of the kernel's cgroup has changed.
+    Kernel,
 }
 
 /// The descriptors to wait on; `None` is skipped.
@@ -45,6 +47,8 @@ pub struct Sources<'a> {
     pub door: Option<BorrowedFd<'a>>,
     /// Ends of links, of which nothing is ever read, and pidfds of reapers.
     pub links: Vec<[Option<BorrowedFd<'a>>; 2]>,
+    /// Files of events in the kernel's cgroup.
+    pub kernel: Vec<BorrowedFd<'a>>,
 }
 
 /// Waits until something happens or the time, counted in nanoseconds, is up. What was found comes in the order in which to
@@ -77,6 +81,9 @@ pub fn wait(sources: &Sources<'_>, timeout: Option<Duration>) -> Result<Vec<Even
         if let Some(reaper) = reaper {
             add(*reaper, PollFlags::POLLIN, Event::Link(at));
         }
+    }
+    for events in &sources.kernel {
+        add(*events, PollFlags::POLLPRI, Event::Kernel);
     }
     match ppoll(&mut fds, timeout.map(TimeSpec::from), None) {
         Ok(0) | Err(Errno::EINTR) => return Ok(Vec::new()),

@@ -9,6 +9,7 @@
 use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::signal::SigSet;
@@ -16,6 +17,7 @@ use nix::unistd::{Pid, geteuid, getpid, getppid};
 
 use crate::error::HostError;
 use crate::gate;
+use crate::kernel;
 use crate::sys::{self, BpfInsn, ForkSide, RawPid};
 use crate::wire::{self, FromCommand};
 
@@ -52,6 +54,8 @@ pub struct Launch<'a> {
     pub own_session: bool,
     /// The CPUs that it may use; `None` leaves them as they are.
     pub cpus: Option<&'a [u32]>,
+    /// The `cgroup.procs` of the kernel's cgroup that it is to be in.
+    pub cgroup: Option<&'a Path>,
 }
 
 /// The exit status of a command that cannot be executed, as in every shell.
@@ -122,6 +126,13 @@ fn stay_killable() {
 fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
     let _ = sys::parent_death_signal(libc::SIGKILL);
     if getppid() != parent {
+        sys::exit_now(125);
+    }
+    // Before anything that could fork: whoever is born later is born in there.
+    if let Some(procs) = launch.cgroup
+        && let Err(errno) = kernel::enter(procs)
+    {
+        let _ = FromCommand::GaveUp(errno).send(report.as_fd());
         sys::exit_now(125);
     }
     if launch.own_session {

@@ -32,6 +32,7 @@ pub mod front;
 pub mod gate;
 pub mod inherited;
 pub mod keeper;
+pub mod kernel;
 pub mod kill;
 pub mod launch;
 pub mod ledger;

@@ -184,6 +184,13 @@ pub(crate) fn check(options: &RunOptions, entered: &Entered, caller: &Caller) ->
             "start the outer run with --pids-max, or drop the requirement",
         ));
     }
+    if options.backend == BackendChoice::Only(Backend::Kernel) {
+        return Some(HostError::new(
+            "--backend kernel is not possible",
+            "a run inside a run is a group of that one, which cgrove holds itself (EOPNOTSUPP)",
+            "drop it, or start this run outside",
+        ));
+    }
     (options.backend == BackendChoice::Only(Backend::Gate) && entered.backend != Backend::Gate)
         .then(|| {
             HostError::new(

@@ -64,6 +64,8 @@ impl Feature {
             (Feature::Cpu, Backend::Gate) if sigchld_ignored => Class::Sampled,
             (_, Backend::Gate) => Class::Exact,
             (_, Backend::Reaper) => Class::Sampled,
+            // What its controllers hold; a run asks its own cgroup.
+            (_, Backend::Kernel) => Class::Kernel,
         }
     }
 }

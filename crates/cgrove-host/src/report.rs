@@ -51,6 +51,8 @@ pub enum Backend {
     Gate,
     /// Reaper alone: forks are noticed afterwards.
     Reaper,
+    /// Reaper, and a cgroup of the kernel's around the tree.
+    Kernel,
 }
 
 impl Backend {
@@ -59,6 +61,7 @@ impl Backend {
         match self {
             Backend::Gate => "gate",
             Backend::Reaper => "reaper",
+            Backend::Kernel => "kernel",
         }
     }
 }
@@ -418,6 +421,12 @@ impl fmt::Display for Summary<'_> {
             )?;
             if let Some(count @ 2..) = report.memory.oom_kill_count {
                 write!(f, ", and {} more", count - 1)?;
+            }
+        } else if let Some(count @ 1..) = report.memory.oom_kill_count {
+            let processes = if count == 1 { "process" } else { "processes" };
+            write!(f, ", the kernel killed {count} {processes} for memory")?;
+            if let Some(limit) = report.limits.memory_max {
+                write!(f, ": limit {}", Bytes(limit))?;
             }
         }
         if let Some(periods @ 1..) = report.cpu.throttled_periods {

@@ -17,6 +17,7 @@ mod asked;
 mod cpus;
 mod ending;
 mod exec;
+pub(crate) mod in_kernel;
 mod limits;
 mod members;
 mod visitors;
@@ -52,6 +53,7 @@ use crate::title;
 use crate::wire::{FromCommand, ToFront, ToSupervisor};
 
 use self::exec::{Launching, Mourner};
+use self::in_kernel::InKernel;
 use self::members::Member;
 
 /// Descriptors that must be free for reading `/proc`, taking the listener in and opening the door.
@@ -125,6 +127,10 @@ pub(crate) struct Supervisor<'a> {
     doomed_due: Option<(Instant, Duration)>,
     /// Why nobody can come in from outside, if so.
     pub(crate) door: Result<Door, Errno>,
+    /// The kernel's cgroup that the command is in.
+    pub(crate) kernel: Option<InKernel>,
+    /// Nothing but the gate will do.
+    gate_or_nothing: bool,
     /// Until when nobody is let in, so that others get their turn.
     door_rests: Option<Instant>,
     failure: Option<HostError>,
@@ -177,17 +183,27 @@ impl<'a> Supervisor<'a> {
         let _ = sys::parent_death_signal(libc::SIGCONT);
         sys::become_subreaper().map_err(|e| HostError::call("cannot become a subreaper", e))?;
 
-        let wants_gate = options.backend != BackendChoice::Only(Backend::Reaper);
+        let ignored = caller.sigchld_ignored;
+        let kernel = InKernel::begin(options, caller)?;
+        let wants_gate = match &kernel {
+            Some(kernel) => kernel.wants_gate(options, ignored),
+            None => options.backend != BackendChoice::Only(Backend::Reaper),
+        };
         let program = if wants_gate { filter::program(options.asks()) } else { None };
-        let gate_or_nothing = options.needs_gate(caller.sigchld_ignored);
+        let gate_or_nothing = match &kernel {
+            Some(kernel) => kernel.unmet(options, Backend::Reaper, ignored).is_some(),
+            None => options.needs_gate(ignored),
+        };
         if program.is_none() && gate_or_nothing {
             return Err(no_gate(options, caller, Errno::EOPNOTSUPP));
         }
         // With the gate, could what is required be had at all?
-        if let Some(unmet) = options.unmet(
-            if program.is_some() { Backend::Gate } else { Backend::Reaper },
-            caller.sigchld_ignored,
-        ) {
+        let other = if program.is_some() { Backend::Gate } else { Backend::Reaper };
+        let unmet = match &kernel {
+            Some(kernel) => kernel.unmet(options, other, ignored),
+            None => options.unmet(other, ignored),
+        };
+        if let Some(unmet) = unmet {
             return Err(HostError::new(
                 format!("--require {unmet} is not met"),
                 "no backend gives it here",
@@ -201,10 +217,12 @@ impl<'a> Supervisor<'a> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&mask, flags).map_err(setup)?;
         let scanner = Scanner::open(getpid().as_raw())?;
-        let mut ledger = Ledger::new(&options.name, options.pids_max, started).map_err(|e| {
+        let held = |file: &str| kernel.as_ref().is_some_and(|kernel| kernel.holds(file));
+        let pids_max = options.pids_max.filter(|_| !held("pids.max"));
+        let mut ledger = Ledger::new(&options.name, pids_max, started).map_err(|e| {
             HostError::new("cannot set up the group", e.name(), "check --name and --pids-max")
         })?;
-        for (file, value) in &options.set {
+        for (file, value) in options.set.iter().filter(|(file, _)| !held(file)) {
             ledger
                 .set("", file, value.as_bytes())
                 .map_err(|errno| HostError::cannot_set(file, value, errno))?;
@@ -235,6 +253,7 @@ impl<'a> Supervisor<'a> {
         let argv = launch::argv(&options.command)?;
         let cpus = ledger.chosen_cpus(GroupId::RUN);
         let environment = launch::environment(&options.name);
+        let procs = kernel.as_ref().map(|kernel| kernel.group.procs());
         let launch = Launch {
             environment: &environment,
             argv: &argv,
@@ -245,6 +264,7 @@ impl<'a> Supervisor<'a> {
             gatekeeper: None,
             own_session: false,
             cpus: cpus.as_deref(),
+            cgroup: procs.as_deref(),
         };
         // A keeper has none, and no process has this pid.
         let mut command = 0;
@@ -299,6 +319,8 @@ impl<'a> Supervisor<'a> {
             killing_since: None,
             doomed_due: None,
             door,
+            kernel,
+            gate_or_nothing,
             door_rests: None,
             failure: None,
         };
@@ -325,7 +347,14 @@ impl<'a> Supervisor<'a> {
         if self.caller.sigchld_ignored {
             self.accounting.degrade("the caller ignores SIGCHLD, and so may the command");
         }
-        if self.options.backend == BackendChoice::Only(Backend::Reaper) {
+        self.watch_kernel();
+        if self
+            .kernel
+            .as_ref()
+            .is_some_and(|it| !it.wants_gate(self.options, self.caller.sigchld_ignored))
+        {
+            self.without_gate("the kernel holds the limits of the run around".to_owned());
+        } else if self.options.backend == BackendChoice::Only(Backend::Reaper) {
             self.without_gate("asked for by --backend reaper".to_owned());
         } else if filter::program(filter::Ask::default()).is_none() {
             self.without_gate(gate::why_not(Errno::EOPNOTSUPP));
@@ -364,6 +393,7 @@ impl<'a> Supervisor<'a> {
                     .filter(|_| self.door_rests.is_none())
                     .map(AsFd::as_fd),
                 links: self.members.iter().map(Member::sources).collect(),
+                kernel: self.kernel.as_ref().map(InKernel::sources).unwrap_or_default(),
             };
             let ready = match events::wait(&sources, self.wait_time()) {
                 Ok(ready) => ready,
@@ -393,6 +423,7 @@ impl<'a> Supervisor<'a> {
                     Event::Launch(at) => self.on_launching(at - launches),
                     Event::Door => self.on_door(),
                     Event::Link(_) => {}
+                    Event::Kernel => self.on_kernel(),
                 }
             }
             self.launching.retain(|launching| !launching.done);
@@ -417,6 +448,7 @@ impl<'a> Supervisor<'a> {
         let others = others.chain(self.freezer.due());
         let others = others.chain(self.doomed_due.map(|(due, _)| due));
         let others = others.chain(self.limits_due());
+        let others = others.chain(self.kernel_due());
         let due = phase.into_iter().chain(others).min()?;
         Some(due.saturating_duration_since(Instant::now()).min(LONGEST_WAIT))
     }
@@ -424,6 +456,9 @@ impl<'a> Supervisor<'a> {
     fn on_time(&mut self) {
         if self.door_rests.is_some_and(|until| until <= Instant::now()) {
             self.door_rests = None;
+        }
+        if self.kernel_due().is_some_and(|due| due <= Instant::now()) {
+            self.on_kernel();
         }
         if self.doomed_due.is_some_and(|(due, _)| due <= Instant::now()) {
             self.kill_doomed();
@@ -523,15 +558,21 @@ impl<'a> Supervisor<'a> {
                 }
             }
             Ok(Some(FromCommand::NoGate(errno))) => {
-                if self.options.needs_gate(self.caller.sigchld_ignored) {
+                if self.gate_or_nothing {
                     self.fail(no_gate(self.options, self.caller, errno));
                 } else {
                     self.without_gate(gate::why_not(errno));
                 }
             }
             Ok(Some(FromCommand::ExecFailed(errno))) => self.exec_error = Some(errno),
-            // It comes after what it gives up for.
-            Ok(Some(FromCommand::GaveUp(_))) => {}
+            // It comes after what it gives up for, if that is the gate.
+            Ok(Some(FromCommand::GaveUp(errno))) => {
+                if let Some(kernel) = &self.kernel {
+                    let procs = kernel.group.procs();
+                    let what = format!("the command cannot enter {}", procs.display());
+                    self.fail(HostError::call(what, errno));
+                }
+            }
             Ok(None) => {
                 self.launch = None;
                 // From here on its memory is its own.
@@ -549,7 +590,7 @@ impl<'a> Supervisor<'a> {
         let begun = Instant::now();
         let census = match self.backend {
             Backend::Gate => self.ledger.reconcile(&mut self.scanner),
-            Backend::Reaper => {
+            Backend::Reaper | Backend::Kernel => {
                 let census = self.scanner.glance();
                 let new = self.ledger.follow(&census, &mut self.scanner);
                 self.sampler.found(new);

@@ -161,7 +161,7 @@ impl Supervisor<'_> {
         for _ in 0..LAST_LOOKS {
             let complete = match self.backend {
                 Backend::Gate => self.ledger.reconcile(&mut self.scanner).complete,
-                Backend::Reaper => {
+                Backend::Reaper | Backend::Kernel => {
                     self.sample();
                     true
                 }

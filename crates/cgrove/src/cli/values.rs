@@ -65,14 +65,14 @@ pub(super) fn requirement(text: &str) -> Result<Requirement, String> {
         Some((name, class)) => (name, Some(class)),
         None => (text, None),
     };
-    for backend in [Backend::Gate, Backend::Reaper] {
+    for backend in [Backend::Gate, Backend::Reaper, Backend::Kernel] {
         if name == backend.name() && class.is_none() {
             return Ok(Requirement::Backend(backend));
         }
     }
     let feature = Feature::ALL.iter().find(|(known, _)| *known == name).map(|(_, f)| *f);
     let Some(feature) = feature else {
-        return Err("known are pids, cpu, kill, memory, cpu-max and gate".to_owned());
+        return Err("known are pids, cpu, kill, memory, cpu-max, gate and kernel".to_owned());
     };
     let class = match class {
         None => Class::Sampled,

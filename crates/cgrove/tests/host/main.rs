@@ -12,6 +12,7 @@ mod freeze;
 mod groups;
 mod identity;
 mod inputs;
+mod kernel;
 mod kit;
 mod limits;
 mod live;
@@ -47,6 +48,9 @@ pub const LEAK_SANITIZER: &str = "leak sanitizer";
 /// Few enough pids for all of them to be used up in a test.
 pub const SMALL_PID_MAX: &str = "small pid_max";
 
+/// A cgroup2 mount in which this process may make cgroups, and hand them to others.
+pub const OWN_CGROUP: &str = "cgroup2 that groups can be made in";
+
 /// The right to make a pid namespace, and a mount namespace with a `/proc` for it.
 pub const PID_NAMESPACE: &str = "right to make a pid namespace";
 
@@ -71,6 +75,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("groups", groups::TESTS),
     ("identity", identity::TESTS),
     ("inputs", inputs::TESTS),
+    ("kernel", kernel::TESTS),
     ("limits", limits::TESTS),
     ("live", live::TESTS),
     ("memory", memory::TESTS),
@@ -130,6 +135,9 @@ fn is_here(need: &str) -> bool {
         }
         SMALL_PID_MAX => std::fs::read_to_string("/proc/sys/kernel/pid_max")
             .is_ok_and(|text| text.trim().parse().is_ok_and(|max: u32| max <= 70_000)),
+        OWN_CGROUP => {
+            nix::unistd::geteuid().is_root() && cgrove_host::kernel::Place::find().is_ok()
+        }
         PID_NAMESPACE => {
             let script = "mount -t proc proc /proc";
             let mut command = Command::new("unshare");

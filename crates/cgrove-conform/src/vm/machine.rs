@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use super::VmError;
 use crate::case::{Case, Outcome};
 use crate::sys;
-use crate::wire::{self, Mode, PORT, Reply, Request};
+use crate::wire::{self, Mode, PORT, Ran, Reply, Request};
 
 /// How long the kernel may take to come up. Emulation is slow, and the host may be busy.
 const BOOT: Duration = Duration::from_secs(180);
@@ -142,7 +142,7 @@ impl Machine {
     }
 
     /// An error that takes the console to a place where it stays.
-    fn lost(&self, what: String) -> VmError {
+    pub(crate) fn lost(&self, what: String) -> VmError {
         let kept =
             std::env::temp_dir().join(format!("cgrove-oracle-console-{}", std::process::id()));
         let _ = fs::write(&kept, self.console());
@@ -161,6 +161,22 @@ impl Machine {
 
     fn send(&mut self, request: &Request) -> std::io::Result<()> {
         wire::send_request(&mut self.to, request)
+    }
+
+    /// Runs a command line in it to its end, within a bound.
+    ///
+    /// # Errors
+    ///
+    /// If the machine is gone or does not answer.
+    pub fn run(&mut self, words: &[&str], bound: Duration) -> Result<Ran, VmError> {
+        let words: Vec<String> = words.iter().map(|it| (*it).to_owned()).collect();
+        let said = words.join(" ");
+        self.send(&Request::Run(words)).map_err(VmError::io("the machine's port"))?;
+        match self.reply(bound) {
+            Ok(Reply::Ran(ran)) => Ok(ran),
+            Ok(other) => Err(self.lost(format!("after {said} came {other:?}"))),
+            Err(e) => Err(self.lost(format!("{said} does not end: {e}"))),
+        }
     }
 
     /// Powers off in order, within a bound.
@@ -225,7 +241,7 @@ impl Lab {
     pub fn open(kernel: &Path) -> Result<Self, VmError> {
         let folder = tempfile::tempdir().map_err(VmError::io("a temporary folder"))?;
         let setup = Setup { kernel: kernel.to_owned(), initramfs: folder.path().join("initramfs") };
-        super::image::write(&super::image::build_init()?, &setup.initramfs)?;
+        super::image::write(&super::image::build_init()?, &[], &setup.initramfs)?;
         let mut lab =
             Self { setup, machine: None, release: String::new(), boots: 0, _folder: folder };
         lab.machine()?;
@@ -313,7 +329,9 @@ impl Lab {
                 Ok(Reply::Outcome(outcome)) => outcomes.push(outcome),
                 Ok(Reply::End) => return Ok((outcomes, Verdict::Played)),
                 Ok(Reply::Broken(why)) => return Ok((outcomes, Verdict::Broken(why))),
-                Ok(Reply::Hello(_)) => return Err(machine.lost("it began anew".into())),
+                Ok(Reply::Hello(_) | Reply::Ran(_)) => {
+                    return Err(machine.lost("it began anew".into()));
+                }
                 Err(_) => return Ok((outcomes, Verdict::Hung)),
             }
         }

@@ -1,0 +1,183 @@
+//! What a virtual machine without a shell has instead of one: small programs by name, for the runs
+//! of [`crate::backend`]. Each is `init` again, started as `/init tool NAME ARGUMENT…`.
+//!
+//! `in DIR`, `as-nobody` and `beside` end in another command line, so they can be put together.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid};
+
+use super::files::ROOT;
+
+/// The first argument of this program when it is to be one of these.
+pub const ARGUMENT: &str = "tool";
+
+const NOBODY: u32 = 65534;
+/// Files of a cgroup that its new owner gets (cgroup-v2.rst, "Delegation").
+const DELEGATED: [&str; 4] = ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
+const MIB: usize = 1 << 20;
+
+/// Runs one; returns the exit status.
+#[must_use]
+pub fn main(args: &[String]) -> u8 {
+    match run(args) {
+        Ok(status) => status,
+        Err(what) => {
+            eprintln!("tool {}: {what}", args.join(" "));
+            99
+        }
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn run(args: &[String]) -> Result<u8, String> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["mkdir", path] => fs::create_dir(path).map_err(text)?,
+        ["rmdir", path] => fs::remove_dir(path).map_err(text)?,
+        ["rm", path] => fs::remove_file(path).map_err(text)?,
+        ["open-to-all", path] => {
+            fs::create_dir_all(path).map_err(text)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o1777)).map_err(text)?;
+        }
+        ["write", path, value] => fs::write(path, value).map_err(text)?,
+        ["cat", path] => print!("{}", fs::read_to_string(path).map_err(text)?),
+        ["list", path] => list(path)?,
+        ["delegate", path] => delegate(Path::new(path))?,
+        ["in", dir, ..] => {
+            let procs = Path::new(dir).join("cgroup.procs");
+            fs::write(&procs, "0").map_err(|e| format!("{}: {e}", procs.display()))?;
+            return Err(become_command(&words[2..]));
+        }
+        ["as-nobody", ..] => {
+            setgroups(&[]).map_err(text)?;
+            let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+            setresgid(group, group, group).map_err(text)?;
+            setresuid(user, user, user).map_err(text)?;
+            return Err(become_command(&words[1..]));
+        }
+        ["beside", dir, ..] => return beside(Path::new(dir), &words[2..]),
+        ["own", files @ ..] => own(files)?,
+        ["eat", mib] => eat(mib.parse().map_err(text)?),
+        ["forks", count] => forks(count.parse().map_err(text)?),
+        ["burn", ms] => burn(Duration::from_millis(ms.parse().map_err(text)?)),
+        ["sleep", ms] => std::thread::sleep(Duration::from_millis(ms.parse().map_err(text)?)),
+        ["leave", count] => leave(count.parse().map_err(text)?)?,
+        ["kill-supervisor"] => doom(getppid())?,
+        ["kill-front"] => doom(parent_of(getppid()).ok_or("no front")?)?,
+        ["exit", status] => return status.parse().map_err(text),
+        _ => return Err("no such tool".into()),
+    }
+    Ok(0)
+}
+
+fn become_command(words: &[&str]) -> String {
+    match words {
+        [program, args @ ..] => Command::new(program).args(args).exec().to_string(),
+        [] => "no command".into(),
+    }
+}
+
+/// The folders below, sorted.
+fn list(path: &str) -> Result<(), String> {
+    let entries = fs::read_dir(path).map_err(text)?.flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|it| it.is_dir()));
+    let mut names: Vec<_> = folders.map(|entry| entry.file_name()).collect();
+    names.sort();
+    names.iter().for_each(|name| println!("{}", name.display()));
+    Ok(())
+}
+
+fn delegate(dir: &Path) -> Result<(), String> {
+    DELEGATED
+        .iter()
+        .try_for_each(|file| chown(dir.join(file), Some(NOBODY), Some(NOBODY)).map_err(text))
+}
+
+fn itself(args: &[&str]) -> Result<Child, String> {
+    Command::new("/init").arg(ARGUMENT).args(args).spawn().map_err(text)
+}
+
+/// Runs a command with a process of somebody else's in a cgroup for as long as it takes.
+fn beside(dir: &Path, words: &[&str]) -> Result<u8, String> {
+    let mut stranger = itself(&["sleep", "600000"])?;
+    fs::write(dir.join("cgroup.procs"), stranger.id().to_string()).map_err(text)?;
+    let [program, args @ ..] = words else { return Err("no command".into()) };
+    let status = Command::new(program).args(args).status().map_err(text);
+    let _ = stranger.kill();
+    let _ = stranger.wait();
+    let status = status?;
+    let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(status).map_err(text)
+}
+
+/// What files of the cgroup say in which this process is.
+fn own(files: &[&str]) -> Result<(), String> {
+    let cgroups = fs::read_to_string("/proc/self/cgroup").map_err(text)?;
+    let path = cgroups.lines().find_map(|line| line.strip_prefix("0::/")).ok_or("no cgroup")?;
+    for file in files {
+        let content = fs::read_to_string(Path::new(ROOT).join(path).join(file)).map_err(text)?;
+        println!("{file} {}", content.trim());
+    }
+    Ok(())
+}
+
+/// Takes memory, one MiB after the other, and keeps it.
+fn eat(mib: usize) {
+    let mut kept = Vec::new();
+    for _ in 0..mib {
+        kept.push(std::hint::black_box(vec![1u8; MIB]));
+    }
+    println!("ate {}", kept.len());
+}
+
+/// Starts processes that last until all have been tried, and says how many there came to be.
+fn forks(count: usize) {
+    let made: Vec<Result<Child, String>> =
+        (0..count).map(|_| itself(&["sleep", "600000"])).collect();
+    let refused = made.iter().filter_map(|it| it.as_ref().err()).next().cloned();
+    println!("forked {} {}", made.iter().flatten().count(), refused.unwrap_or_default());
+    for mut child in made.into_iter().flatten() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn burn(wall: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < wall {
+        std::hint::spin_loop();
+    }
+}
+
+fn leave(count: usize) -> Result<(), String> {
+    for _ in 0..count {
+        // They are not waited for, and outlive this process.
+        drop(itself(&["sleep", "600000"])?);
+    }
+    Ok(())
+}
+
+/// Kills a process, and waits for what follows from it.
+fn doom(pid: Pid) -> Result<(), String> {
+    let _child = itself(&["sleep", "600000"])?;
+    kill(pid, Signal::SIGKILL).map_err(text)?;
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    parent.trim().parse().ok().map(Pid::from_raw)
+}

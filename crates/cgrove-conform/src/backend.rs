@@ -27,9 +27,10 @@ const CONTROLLERS: &str = "+cpu +cpuset +memory +pids";
 
 /// What is not as it should be, in words.
 type Checked = Result<(), String>;
+type Check = fn(&mut Guest) -> Checked;
 
 /// The checks, in the order of the chapters of the backend's promises.
-const CHECKS: [(&str, fn(&mut Guest) -> Checked); 14] = [
+const CHECKS: [(&str, Check); 14] = [
     ("limits are written to the kernel's files", limits_are_written),
     ("a kill for memory is told", a_kill_for_memory_is_told),
     ("the task limit refuses", the_task_limit_refuses),

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::unistd::getpid;
 
 use super::{KernelError, Maker, OWN, Place, processes, write};
 use crate::procfs::Proc;
@@ -20,6 +21,11 @@ use crate::sys::RawPid;
 
 /// Processes that fork while they are moved are found in the next round.
 const ROUNDS: usize = 8;
+
+/// The front and all that descends from it, and this process, whose front may be dead by now.
+fn is_ours(proc: &mut Proc, front: RawPid, pid: RawPid) -> bool {
+    pid == getpid().as_raw() || (pid != 0 && proc.is_above(front, pid))
+}
 
 /// A child of a place for our own processes.
 #[derive(Debug)]
@@ -49,7 +55,7 @@ impl Leaf {
         let mut proc = Proc::open().map_err(|errno| cannot("look at who is in", errno))?;
         let strangers = |proc: &mut Proc| -> Result<Option<RawPid>, Errno> {
             let pids = processes(place.dir())?.into_iter();
-            Ok(pids.into_iter().find(|pid| *pid != front && !proc.is_above(front, *pid)))
+            Ok(pids.into_iter().find(|pid| !is_ours(proc, front, *pid)))
         };
         match strangers(&mut proc).map_err(|errno| cannot("look at who is in", errno))? {
             Some(0) => {
@@ -87,7 +93,7 @@ impl Leaf {
                 return Ok(());
             }
             for pid in pids {
-                if pid != front && !proc.is_above(front, pid) {
+                if !is_ours(proc, front, pid) {
                     // It came after the first look, or lost its parent since.
                     return Err(cannot(Errno::EBUSY));
                 }

@@ -7,8 +7,9 @@
 //! * a limit whose file the cgroup has is written there and nowhere else. The ledger never hears of
 //!   it, and so neither looks nor kills for it;
 //! * any other limit is held by cgrove as ever, behind the gate where that can be had; the report
-//!   says which, and why;
-//! * groups in the run are cgrove's own: held by looking, and labelled so;
+//!   says which, and why. There is no gate where nothing is left for it, for it costs every fork;
+//! * groups in the run are cgrove's own: held by the gate if there is one, else by looking, and
+//!   labelled so;
 //! * kill, freeze, CPU time and the figures come from the cgroup's files.
 //!
 //! It is chosen without being asked for only where the cgroup that we are in is not the root: what
@@ -180,9 +181,12 @@ impl InKernel {
         (own || self.controllers.iter().any(|it| it == controller)) && self.group.has(file)
     }
 
-    /// Whether some limit is left for cgrove, which holds it best behind the gate.
+    /// Whether something is left for cgrove, which holds it best behind the gate: a limit that was
+    /// asked for, or one on tasks, which groups in the run may ask for.
     pub(super) fn wants_gate(&self, options: &RunOptions, sigchld_ignored: bool) -> bool {
-        self.limits_left || self.unmet(options, Backend::Reaper, sigchld_ignored).is_some()
+        self.limits_left
+            || !self.gives(Feature::Pids)
+            || self.unmet(options, Backend::Reaper, sigchld_ignored).is_some()
     }
 
     /// The first requirement that is met neither by the kernel nor by `other` beside it.

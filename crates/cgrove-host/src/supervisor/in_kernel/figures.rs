@@ -6,6 +6,7 @@
 use super::InKernel;
 use crate::options::Feature;
 use crate::report::{Backend, Class, CpuMax, Measure, Reason, Report};
+use crate::series::SeriesLimits;
 
 impl InKernel {
     /// Puts what the kernel held and counted over what cgrove did.
@@ -28,6 +29,7 @@ impl InKernel {
             let text = self.group.read("cpuset.cpus").unwrap_or_default();
             report.limits.cpus = Some(text.trim().to_owned()).filter(|text| !text.is_empty());
         }
+        self.tell_curves(report);
         if self.gives(Feature::Kill) {
             report.classes.kill = Class::Kernel;
         }
@@ -45,6 +47,22 @@ impl InKernel {
         if let Some(why) = self.refused.as_ref().filter(|_| self.limits_left) {
             report.warnings.push(format!("cgrove itself holds what the kernel does not: {why}"));
         }
+    }
+
+    /// The curves come from looking; the limits drawn beside them are these.
+    fn tell_curves(&self, report: &mut Report) {
+        let own = format!("/{}", report.name);
+        let groups = report.series.iter_mut().flat_map(|series| &mut series.groups);
+        let Some(group) = groups.into_iter().find(|group| group.path == own) else { return };
+        let limits = &report.limits;
+        group.limits = SeriesLimits {
+            memory_max: limits.memory_max,
+            memory_high: limits.memory_high,
+            cpu_max_percent: limits
+                .cpu_max
+                .map(|it| it.quota_us as f64 * 100.0 / it.period_us as f64),
+            pids_max: limits.pids_max,
+        };
     }
 
     fn tell_cpu_time(&self, report: &mut Report) {
@@ -113,7 +131,8 @@ impl InKernel {
         let Some(hits) = self.group.number("pids.events", Some("max")) else { return };
         report.pids_max.hits = Some(hits);
         report.pids_max.place = (hits > 0).then(|| format!("/{}", report.name));
-        report.forks.refused = Some(hits);
+        // Beside the gate: what that refused while everything was being killed.
+        report.forks.refused = Some(hits.saturating_add(report.forks.refused.unwrap_or(0)));
         if hits > 0
             && report.exit.status != 0
             && matches!(report.reason, Reason::Exited | Reason::Signaled)

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use cgrove_host::kernel::Place as Cgroup;
 use cgrove_host::report::{Backend, Class, Reason};
@@ -19,6 +20,7 @@ crate::tests![
     what_the_kernel_does_not_hold_cgrove_does[crate::OWN_CGROUP],
     the_front_is_killed[crate::OWN_CGROUP],
     the_supervisor_is_killed[crate::OWN_CGROUP],
+    either_is_killed_at_any_moment[crate::OWN_CGROUP],
     the_next_run_clears_what_two_dead_ones_left[crate::OWN_CGROUP],
     who_was_moved_in_is_killed_too[crate::OWN_CGROUP],
     frozen_by_the_kernel[crate::OWN_CGROUP],
@@ -148,6 +150,35 @@ fn the_supervisor_is_killed(place: Place) {
     let ended = running.end();
     assert_eq!((ended.status, ended.report().reason), (125, Reason::SupervisorKilled));
     own.is_empty_again();
+}
+
+fn either_is_killed_at_any_moment(place: Place) {
+    let own = Own::new(place);
+    // Moments spread over the start and the first forks. The place makes the seed.
+    let mut random = 0x2545_f491_u64 ^ place as u64;
+    for round in 0..24 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let moment = Duration::from_micros(random >> 32 & 0x3fff);
+        let running = own.start(own.run().acts("load", 0));
+        let began = Instant::now();
+        // The passing of time is the fault injected here: there is no event to wait for.
+        while began.elapsed() < moment {
+            std::hint::spin_loop();
+        }
+        let below = watch::below(running.pid());
+        let supervisor = below.iter().find(|it| it.ppid == running.pid());
+        match supervisor.filter(|_| round % 2 == 1) {
+            Some(supervisor) => {
+                cgrove_host::sys::kill(supervisor.pid, libc::SIGKILL).unwrap();
+                assert_eq!(running.end().status, 125);
+            }
+            None => {
+                running.signal(libc::SIGKILL);
+                running.vanish();
+            }
+        }
+        own.is_empty_again();
+    }
 }
 
 /// Nobody guards the tree then, but the cgroup says whose it is.

@@ -30,7 +30,7 @@ type Checked = Result<(), String>;
 type Check = fn(&mut Guest) -> Checked;
 
 /// The checks, in the order of the chapters of the backend's promises.
-const CHECKS: [(&str, Check); 14] = [
+const CHECKS: [(&str, Check); 16] = [
     ("limits are written to the kernel's files", limits_are_written),
     ("a kill for memory is told", a_kill_for_memory_is_told),
     ("the task limit refuses", the_task_limit_refuses),
@@ -42,6 +42,8 @@ const CHECKS: [(&str, Check); 14] = [
     ("a killed front leaves nothing", a_killed_front_leaves_nothing),
     ("somebody else's processes are not moved", strangers_are_not_moved),
     ("a place may belong to nobody", nobody_has_a_place),
+    ("a container's namespace is a place", a_namespace_is_a_place),
+    ("going over memory.high is told", over_high_is_told),
     ("the root is not taken unasked", the_root_is_not_taken),
     ("the root's controllers are used if asked", the_root_is_used_if_asked),
     ("the root's controllers are not changed", the_root_is_not_changed),
@@ -107,6 +109,8 @@ impl Guest {
     fn settle(&mut self) -> Checked {
         self.tool(&["write", &in_root("cgroup.subtree_control"), CONTROLLERS])?;
         self.tool(&["open-to-all", REPORTS])?;
+        self.tool(&["open-to-all", "/bin"])?;
+        self.tool(&["link", "/bin/sh", "/init"])?;
         self.tool(&["mkdir", &in_root(KEPT)]).map(drop)
     }
 
@@ -143,7 +147,7 @@ impl Guest {
         let _ = self.tool(&["rm", REPORT]);
         let mut words = vec![];
         for word in before {
-            if ["in", "beside", "as-nobody"].contains(word) {
+            if ["in", "beside", "as-nobody", "in-namespace"].contains(word) {
                 words.extend(["/init", ARGUMENT]);
             }
             words.push(*word);
@@ -328,6 +332,24 @@ fn nobody_has_a_place(guest: &mut Guest) -> Checked {
     let report = report.ok_or_else(|| format!("no report: {ran:?}"))?;
     same("the status", (ran.status, report.reason), (137, Reason::MemoryMax))?;
     same("how well it held", report.memory.class, Class::Kernel)
+}
+
+fn a_namespace_is_a_place(guest: &mut Guest) -> Checked {
+    let before = ["in", PLACE, "in-namespace"];
+    let options = ["--memory-max=64M", "--pids-max=9", "--require=memory=kernel,pids=kernel"];
+    let (ran, report) = guest.cgrove(&before, &options, &["eat", "256"])?;
+    let report = report.ok_or_else(|| format!("no report: {ran:?}"))?;
+    let found = (report.backend, report.memory.class, report.reason);
+    same("the report", found, (Some(Backend::Kernel), Class::Kernel, Reason::MemoryMax))?;
+    same("the status", ran.status, 137)
+}
+
+fn over_high_is_told(guest: &mut Guest) -> Checked {
+    let options = ["--memory-high=32M", "--on-high=/init tool alarm"];
+    let (ran, report) = guest.in_place(&options, &["eat", "36"])?;
+    same("the command", (ran.status, ran.out.as_str()), (0, "ate 36\n"))?;
+    holds("it was counted", report.memory.high_hits > Some(0), &report.memory)?;
+    holds("it was told", ran.err.contains("alarm memory.high 33554432 true"), &ran)
 }
 
 fn the_root_is_not_taken(guest: &mut Guest) -> Checked {

@@ -8,6 +8,9 @@ fn main() {
     {
         std::process::exit(tool::main(rest).into());
     }
+    if words.first().is_some_and(|first| first == "-c") {
+        std::process::exit(tool::main(&words).into());
+    }
     let mut args = std::env::args().skip(1);
     match (args.next().as_deref(), args.next()) {
         (Some(actor::ARGUMENT), Some(number)) => actor::run_after_exec(number.parse().unwrap_or(0)),

@@ -1,7 +1,8 @@
 //! What a virtual machine without a shell has instead of one: small programs by name, for the runs
 //! of [`crate::backend`]. Each is `init` again, started as `/init tool NAME ARGUMENT…`.
 //!
-//! `in DIR`, `as-nobody` and `beside` end in another command line, so they can be put together.
+//! `in DIR`, `as-nobody`, `in-namespace` and `beside` end in another command line, so they can be put
+//! together. As `/bin/sh` it splits a line at blanks, and that is all.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -10,6 +11,8 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount, umount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid};
 
@@ -65,6 +68,15 @@ fn run(args: &[String]) -> Result<u8, String> {
             setresuid(user, user, user).map_err(text)?;
             return Err(become_command(&words[1..]));
         }
+        ["in-namespace", ..] => {
+            own_namespace()?;
+            return Err(become_command(&words[1..]));
+        }
+        ["-c", line] => {
+            return Err(become_command(&line.split_whitespace().collect::<Vec<_>>()));
+        }
+        ["link", from, to] => std::os::unix::fs::symlink(to, from).map_err(text)?,
+        ["alarm"] => alarm(),
         ["beside", dir, ..] => return beside(Path::new(dir), &words[2..]),
         ["own", files @ ..] => own(files)?,
         ["eat", mib] => eat(mib.parse().map_err(text)?),
@@ -85,6 +97,20 @@ fn become_command(words: &[&str]) -> String {
         [program, args @ ..] => Command::new(program).args(args).exec().to_string(),
         [] => "no command".into(),
     }
+}
+
+/// What a container has: its cgroup is the root of what it sees, and mounted as such.
+fn own_namespace() -> Result<(), String> {
+    unshare(CloneFlags::CLONE_NEWCGROUP | CloneFlags::CLONE_NEWNS).map_err(text)?;
+    umount(ROOT).map_err(text)?;
+    mount(Some("cgroup2"), ROOT, Some("cgroup2"), MsFlags::empty(), None::<&str>).map_err(text)
+}
+
+/// Says what `--on-high` tells.
+fn alarm() {
+    let told = |name| std::env::var(name).unwrap_or_default();
+    let [event, usage, limit] = ["CGROVE_EVENT", "CGROVE_USAGE", "CGROVE_LIMIT"].map(told);
+    eprintln!("alarm {event} {limit} {}", usage.parse::<u64>().is_ok_and(|usage| usage > 0));
 }
 
 /// The folders below, sorted.

@@ -225,7 +225,7 @@ impl<'a> Supervisor<'a> {
         for (file, value) in options.set.iter().filter(|(file, _)| !held(file)) {
             ledger
                 .set("", file, value.as_bytes())
-                .map_err(|errno| HostError::cannot_set(file, value, errno))?;
+                .map_err(|errno| in_kernel::cannot_set(kernel.as_ref(), file, value, errno))?;
         }
         let front_copy = front.try_clone_to_owned().map_err(|_| setup(Errno::EMFILE))?;
         check_spare_descriptors(front).map_err(setup)?;

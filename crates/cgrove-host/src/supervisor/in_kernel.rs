@@ -284,6 +284,23 @@ impl Drop for InKernel {
     }
 }
 
+/// A file that cgrove could not write in the kernel's place.
+pub(super) fn cannot_set(
+    kernel: Option<&InKernel>,
+    file: &str,
+    value: &str,
+    errno: Errno,
+) -> HostError {
+    match kernel.and_then(|kernel| kernel.refused.as_ref()) {
+        Some(why) if errno == Errno::ENOENT => HostError::new(
+            format_args!("cannot set {file} to {value}"),
+            format_args!("cgrove has no such file (ENOENT), nor has the kernel here: {why}"),
+            "see cgroup-v2.rst for files and values",
+        ),
+        _ => HostError::cannot_set(file, value, errno),
+    }
+}
+
 fn wants_kernel(requirement: &Requirement) -> bool {
     matches!(
         requirement,
@@ -305,8 +322,11 @@ fn enable(
         }
     }
     let (there, on) = (place.controllers(), place.enabled());
-    let missing = wanted.iter().find(|it| !there.contains(it)).map(|it| {
-        KernelError::new(format!("{} has no controller {it}", place.dir().display()), Errno::ENODEV)
+    let missing: Vec<&str> =
+        wanted.iter().filter(|it| !there.contains(it)).map(String::as_str).collect();
+    let missing = (!missing.is_empty()).then(|| {
+        let what = format!("{} has no controller {}", place.dir().display(), missing.join(", "));
+        KernelError::new(what, Errno::ENODEV)
     });
     wanted.retain(|it| there.contains(it) && !on.contains(it));
     if wanted.is_empty() {

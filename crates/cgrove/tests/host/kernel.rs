@@ -13,7 +13,7 @@ use cgrove_host::report::{Backend, Class, Reason};
 use cgrove_testkit::watch;
 
 use crate::kit::{Ended, Place, Run, Running, behind, exec, fresh_name, run, until};
-use crate::live::{answer, cgrove};
+use crate::live::{answer, cgrove, refusal};
 
 crate::tests![
     all_of_the_tree_is_in_it_and_nothing_is_left[crate::OWN_CGROUP],
@@ -306,6 +306,10 @@ fn what_is_required_of_it_is_refused(place: Place) {
     let line = ended.only_line();
     assert!(line.contains("--require memory=kernel is not met: "), "{line}");
     assert!(line.contains("has no controller") && line.contains("(ENODEV)"), "{line}");
+    let ended = own.end(own.run().options(&["--set", "io.weight=50"]).command(&["true"]));
+    assert_eq!(ended.status, 125, "{ended:?}");
+    let line = ended.only_line();
+    assert!(line.contains("cannot set io.weight to 50") && line.contains("(ENODEV)"), "{line}");
     let ended = own.end(own.run().options(&["--require", "gate"]).command(&["true"]));
     assert_eq!(ended.report().backend, Some(Backend::Gate));
 }
@@ -325,4 +329,7 @@ fn it_is_not_taken_where_it_is_not_ours(place: Place) {
     assert!(line.contains("--require kernel is not met: "), "{line}");
     let errnos = ["(EACCES)", "(EPERM)", "(EROFS)", "(ENODEV)"];
     assert!(errnos.iter().any(|errno| line.contains(errno)), "{line}");
+    let kept = refusal(&cgrove(place, &["create", &fresh_name(), "--backend", "kernel"]));
+    assert!(kept.contains("--backend kernel is not possible: "), "{kept}");
+    assert!(kept.contains("(EOPNOTSUPP)"), "{kept}");
 }

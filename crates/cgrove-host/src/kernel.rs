@@ -106,6 +106,22 @@ impl Place {
         Ok(Place { dir, is_root })
     }
 
+    /// The same, without what dead supervisors left in it ([`clear`]). This process may have been in
+    /// the leaf of one, and is in the cgroup above then.
+    ///
+    /// Errors as of [`Place::find`].
+    pub fn cleared(self) -> Result<Place, KernelError> {
+        clear_in(&self.dir);
+        let name = self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        match self.dir.parent() {
+            Some(above) if name.starts_with(OWN) => {
+                clear_in(above);
+                Place::find()
+            }
+            _ => Ok(self),
+        }
+    }
+
     /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -226,7 +242,8 @@ impl Maker {
         Some(Maker { pid_namespace, pid, start: parts.next()?.parse().ok()? })
     }
 
-    /// Certainly gone: of this pid namespace, and nobody has the pid, or somebody younger.
+    /// Certainly gone: of this pid namespace, and nobody has the pid, or somebody younger, or what has
+    /// ended and was not collected.
     fn is_gone(self) -> bool {
         if pid_namespace() != Ok(self.pid_namespace) {
             return false;
@@ -235,7 +252,7 @@ impl Maker {
             return true;
         }
         let now = Proc::open().and_then(|mut proc| proc.stat(self.pid));
-        now.is_ok_and(|now| now.start != self.start)
+        now.is_ok_and(|now| now.start != self.start || now.is_zombie())
     }
 }
 
@@ -253,14 +270,8 @@ fn pid_namespace() -> Result<u64, Errno> {
 /// Takes away what supervisors left that are dead, in the cgroup of the calling process: kills what
 /// is left in their groups, and undoes their leaves. What cannot be had is left.
 pub fn clear() {
-    let Ok(place) = Place::find() else { return };
-    clear_in(&place.dir);
-    // One whose supervisor is dead may have left this process in a leaf of his.
-    let name = place.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if name.starts_with(OWN)
-        && let Some(above) = place.dir.parent()
-    {
-        clear_in(above);
+    if let Ok(place) = Place::find() {
+        let _ = place.cleared();
     }
 }
 

@@ -1,14 +1,14 @@
 //! What a virtual machine without a shell has instead of one: small programs by name, for the runs
 //! of [`crate::backend`]. Each is `init` again, started as `/init tool NAME ARGUMENT…`.
 //!
-//! `in DIR`, `as-nobody`, `in-namespace` and `beside` end in another command line, so they can be put
+//! `in DIR`, `as-nobody`, `in-namespace`, `with NAME=VALUE` and `beside` end in another command line, so they can be put
 //! together. As `/bin/sh` it splits a line at blanks, and that is all.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount, umount};
@@ -25,6 +25,8 @@ const NOBODY: u32 = 65534;
 /// Files of a cgroup that its new owner gets (cgroup-v2.rst, "Delegation").
 const DELEGATED: [&str; 4] = ["", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"];
 const MIB: usize = 1 << 20;
+/// Longer than any run: who sleeps so long is to be killed.
+const LONG: Duration = Duration::from_secs(600);
 
 /// Runs one; returns the exit status.
 #[must_use]
@@ -84,6 +86,25 @@ fn run(args: &[String]) -> Result<u8, String> {
         ["burn", ms] => burn(Duration::from_millis(ms.parse().map_err(text)?)),
         ["sleep", ms] => std::thread::sleep(Duration::from_millis(ms.parse().map_err(text)?)),
         ["leave", count] => leave(count.parse().map_err(text)?)?,
+        ["with", setting, ..] => return Err(become_command_with(setting, &words[2..])),
+        ["kill-both"] => {
+            let supervisor = getppid();
+            let front = parent_of(supervisor).ok_or("no front")?;
+            // By a child, which does not die with the supervisor as this process does.
+            itself(&["kill-two", &front.to_string(), &supervisor.to_string()])?;
+            std::thread::sleep(LONG);
+        }
+        ["kill-two", front, supervisor] => {
+            let both = [front, supervisor].map(|pid| pid.parse().map(Pid::from_raw));
+            let [front, supervisor] = both.map(|pid: Result<Pid, _>| pid.map_err(text));
+            let (front, supervisor) = (front?, supervisor?);
+            // Stopped, the front can do nothing about the supervisor's end, which comes first because
+            // that of the front would continue it.
+            kill(front, Signal::SIGSTOP).map_err(text)?;
+            kill(supervisor, Signal::SIGKILL).map_err(text)?;
+            kill(front, Signal::SIGKILL).map_err(text)?;
+            std::thread::sleep(LONG);
+        }
         ["kill-supervisor"] => doom(getppid())?,
         ["kill-front"] => doom(parent_of(getppid()).ok_or("no front")?)?,
         ["exit", status] => return status.parse().map_err(text),
@@ -95,6 +116,17 @@ fn run(args: &[String]) -> Result<u8, String> {
 fn become_command(words: &[&str]) -> String {
     match words {
         [program, args @ ..] => Command::new(program).args(args).exec().to_string(),
+        [] => "no command".into(),
+    }
+}
+
+/// As [`become_command`], with a variable in its environment.
+fn become_command_with(setting: &str, words: &[&str]) -> String {
+    let (name, value) = setting.split_once('=').unwrap_or((setting, ""));
+    match words {
+        [program, args @ ..] => {
+            Command::new(program).args(args).env(name, value).exec().to_string()
+        }
         [] => "no command".into(),
     }
 }
@@ -129,8 +161,11 @@ fn delegate(dir: &Path) -> Result<(), String> {
         .try_for_each(|file| chown(dir.join(file), Some(NOBODY), Some(NOBODY)).map_err(text))
 }
 
+/// Without streams: who reads them to their end would wait for what is left behind.
 fn itself(args: &[&str]) -> Result<Child, String> {
-    Command::new("/init").arg(ARGUMENT).args(args).spawn().map_err(text)
+    let mut command = Command::new("/init");
+    command.arg(ARGUMENT).args(args).stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().map_err(text)
 }
 
 /// Runs a command with a process of somebody else's in a cgroup for as long as it takes.

@@ -39,6 +39,10 @@ pub struct Setup {
     pub kernel: PathBuf,
     /// The initramfs.
     pub initramfs: PathBuf,
+    /// The CPUs take turns in one thread of the host. Side by side, one now and then runs an
+    /// instruction that the other has half patched (static keys), and the kernel dies of it: "Oops:
+    /// int3". Slower, and for machines that are not simply booted anew.
+    pub in_turns: bool,
 }
 
 /// What became of a case.
@@ -75,9 +79,10 @@ impl Machine {
         let said = File::create(folder.path().join("qemu")).map_err(VmError::io(folder.path()))?;
         // Killed, we could not end it, and it would run for ever. This process has one thread, so
         // the parent that PR_SET_PDEATHSIG looks at lives as long as we do.
+        let accelerator = if setup.in_turns { "tcg,thread=single" } else { "tcg,thread=multi" };
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-            .args(["-accel", "tcg,thread=multi", "-m", "512", "-smp", "2"])
+            .args(["-accel", accelerator, "-m", "512", "-smp", "2"])
             .args([
                 "-nodefaults",
                 "-no-user-config",
@@ -175,7 +180,11 @@ impl Machine {
         match self.reply(bound) {
             Ok(Reply::Ran(ran)) => Ok(ran),
             Ok(other) => Err(self.lost(format!("after {said} came {other:?}"))),
-            Err(e) => Err(self.lost(format!("{said} does not end: {e}"))),
+            Err(e) => {
+                // Or its answer would be taken for that of the next.
+                end(&mut self.child);
+                Err(self.lost(format!("{said} does not end: {e}")))
+            }
         }
     }
 
@@ -240,7 +249,11 @@ impl Lab {
     /// What cannot be built or booted.
     pub fn open(kernel: &Path) -> Result<Self, VmError> {
         let folder = tempfile::tempdir().map_err(VmError::io("a temporary folder"))?;
-        let setup = Setup { kernel: kernel.to_owned(), initramfs: folder.path().join("initramfs") };
+        let setup = Setup {
+            kernel: kernel.to_owned(),
+            initramfs: folder.path().join("initramfs"),
+            in_turns: false,
+        };
         super::image::write(&super::image::build_init()?, &[], &setup.initramfs)?;
         let mut lab =
             Self { setup, machine: None, release: String::new(), boots: 0, _folder: folder };

@@ -28,7 +28,7 @@ use super::{Phase, Supervisor};
 use crate::door::CHUNK;
 use crate::error::HostError;
 use crate::freezer::{Frozen, Loose, Why};
-use crate::kernel::{self, Group, KernelError, Leaf, Place};
+use crate::kernel::{Group, KernelError, Leaf, Place};
 use crate::launch::Caller;
 use crate::mutant::{self, Mutant};
 use crate::options::{BackendChoice, Feature, Requirement, RunOptions};
@@ -113,8 +113,8 @@ impl InKernel {
             Err(error) if forced || required.is_some() => return Err(refused(&error)),
             Err(_) => return Ok(None),
         };
-        kernel::clear();
-        let mut it = match InKernel::make(place, options, caller) {
+        let made = place.cleared().and_then(|place| InKernel::make(place, options, caller));
+        let mut it = match made {
             Ok(it) => it,
             Err(error) if forced || required.is_some() => return Err(refused(&error)),
             Err(_) => return Ok(None),

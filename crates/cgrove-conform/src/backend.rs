@@ -334,7 +334,7 @@ fn the_next_clears(guest: &mut Guest) -> Checked {
 fn a_run_in_a_run_is_held(guest: &mut Guest) -> Checked {
     let inner = ["/cgrove", "run", "--quiet", "--json=/tmp/inner.json", "--memory-max=64M"];
     let command: Vec<&str> =
-        inner.into_iter().chain(["--", "/init", ARGUMENT, "eat", "200"]).collect();
+        inner.into_iter().chain(["--", "/init", ARGUMENT, "hold", "200"]).collect();
     let (ran, report) = guest.in_place(&["--memory-max=300M"], &command)?;
     same("the status", (ran.status, report.memory.oom_kill_count), (137, Some(0)))?;
     let inner = guest.tool(&["cat", "/tmp/inner.json"])?;

@@ -81,7 +81,11 @@ fn run(args: &[String]) -> Result<u8, String> {
         ["alarm"] => alarm(),
         ["beside", dir, ..] => return beside(Path::new(dir), &words[2..]),
         ["own", files @ ..] => own(files)?,
-        ["eat", mib] => eat(mib.parse().map_err(text)?),
+        ["eat", mib] => drop(eat(mib.parse().map_err(text)?)),
+        ["hold", mib] => {
+            let _kept = eat(mib.parse().map_err(text)?);
+            std::thread::sleep(LONG);
+        }
         ["forks", count] => forks(count.parse().map_err(text)?),
         ["burn", ms] => burn(Duration::from_millis(ms.parse().map_err(text)?)),
         ["sleep", ms] => std::thread::sleep(Duration::from_millis(ms.parse().map_err(text)?)),
@@ -193,12 +197,13 @@ fn own(files: &[&str]) -> Result<(), String> {
 }
 
 /// Takes memory, one MiB after the other, and keeps it.
-fn eat(mib: usize) {
+fn eat(mib: usize) -> Vec<Vec<u8>> {
     let mut kept = Vec::new();
     for _ in 0..mib {
         kept.push(std::hint::black_box(vec![1u8; MIB]));
     }
     println!("ate {}", kept.len());
+    kept
 }
 
 /// Starts processes that last until all have been tried, and says how many there came to be.

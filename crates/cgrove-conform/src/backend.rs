@@ -30,7 +30,7 @@ type Checked = Result<(), String>;
 type Check = fn(&mut Guest) -> Checked;
 
 /// The checks, in the order of the chapters of the backend's promises.
-const CHECKS: [(&str, Check); 18] = [
+const CHECKS: [(&str, Check); 19] = [
     ("limits are written to the kernel's files", limits_are_written),
     ("a kill for memory is told", a_kill_for_memory_is_told),
     ("the task limit refuses", the_task_limit_refuses),
@@ -43,6 +43,7 @@ const CHECKS: [(&str, Check); 18] = [
     ("what two killed guards leave is cleared by the next", the_next_clears),
     ("a run in a run is held by looking", a_run_in_a_run_is_held),
     ("somebody else's processes are not moved", strangers_are_not_moved),
+    ("somebody else's cgroups keep what they have", other_cgroups_keep_theirs),
     ("a place may belong to nobody", nobody_has_a_place),
     ("a container's namespace is a place", a_namespace_is_a_place),
     ("going over memory.high is told", over_high_is_told),
@@ -362,6 +363,17 @@ fn strangers_are_not_moved(guest: &mut Guest) -> Checked {
     holds("no report", report.is_none(), &report)?;
     holds("EBUSY", ran.status == 125 && ran.err.contains("(EBUSY)"), &ran)?;
     same("one line", ran.err.lines().count(), 1)
+}
+
+fn other_cgroups_keep_theirs(guest: &mut Guest) -> Checked {
+    let other = format!("{PLACE}/other");
+    guest.tool(&["mkdir", &other])?;
+    let (_, report) = guest.in_place(&["--memory-max=64M"], &["exit", "0"])?;
+    same("how well it held", report.memory.class, Class::Sampled)?;
+    let warned = report.warnings.iter().any(|it| it.contains("has other cgroups in it"));
+    holds("the reason", warned, &report.warnings)?;
+    same("what is in the place", guest.tool(&["list", PLACE])?, "other\n")?;
+    guest.tool(&["rmdir", &other]).map(drop)
 }
 
 fn nobody_has_a_place(guest: &mut Guest) -> Checked {

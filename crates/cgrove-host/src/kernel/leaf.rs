@@ -9,6 +9,7 @@
 //! everyone back (the order matters: the place takes no processes while it has controllers on), and
 //! remove the leaf.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,12 @@ fn is_ours(proc: &mut Proc, front: RawPid, pid: RawPid) -> bool {
     pid == getpid().as_raw() || (pid != 0 && proc.is_above(front, pid))
 }
 
+/// The names of the cgroups in one.
+fn children(dir: &Path) -> impl Iterator<Item = OsString> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|it| it.is_dir())).map(|it| it.file_name())
+}
+
 /// A child of a place for our own processes.
 #[derive(Debug)]
 pub struct Leaf {
@@ -38,8 +45,9 @@ pub struct Leaf {
 impl Leaf {
     /// Enables controllers in a place whose processes all descend from `front`, or are it.
     ///
-    /// EPERM: the place is the root, or has processes of others. EBUSY: somebody came meanwhile. Else
-    /// what the kernel said of the first controller; those that it took are on if any was taken.
+    /// EPERM: the place is the root. EBUSY: it has processes of others, or cgroups, which would get the
+    /// controllers as well, and lose them at the end. Else what the kernel said of the first
+    /// controller; those that it took are on if any was taken.
     pub fn step_aside(
         place: &Place,
         controllers: &[String],
@@ -68,6 +76,10 @@ impl Leaf {
                 return Err(KernelError::new(what, Errno::EBUSY));
             }
             None => {}
+        }
+        if let Some(child) = children(place.dir()).next() {
+            let what = format!("{at} has other cgroups in it, such as {}", child.display());
+            return Err(KernelError::new(what, Errno::EBUSY));
         }
         let maker = Maker::me().map_err(|errno| cannot("look at who is in", errno))?;
         let dir = place.dir().join(format!("{OWN}{maker}-{}", controllers.join("+")));
@@ -159,9 +171,7 @@ impl Leaf {
     }
 
     fn has_siblings(&self) -> bool {
-        let entries = fs::read_dir(&self.place).into_iter().flatten().flatten();
-        let mut folders = entries.filter(|entry| entry.file_type().is_ok_and(|it| it.is_dir()));
-        folders.any(|entry| entry.path() != self.dir)
+        children(&self.place).any(|name| Some(&*name) != self.dir.file_name())
     }
 
     /// Its directory.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use cgrove_conform::backend;
 use cgrove_conform::case::{self, Target};
 use cgrove_conform::model::target::CoreTarget;
 use cgrove_conform::random;
@@ -56,6 +57,14 @@ enum Do {
         #[command(flatten)]
         kernel: Kernel,
     },
+    /// Runs `cgrove run` on a kernel's own cgroups, with controllers, and says what held
+    KernelBackend {
+        /// The static binary that `./dist` builds
+        #[arg(long, default_value = "target/dist/cgrove")]
+        cgrove: PathBuf,
+        #[command(flatten)]
+        kernel: Kernel,
+    },
     /// Fetches a kernel and prints where it is
     Fetch {
         #[command(flatten)]
@@ -99,6 +108,9 @@ fn main() -> ExitCode {
         Do::Run { file, target, kernel } => run(&file, target, &kernel),
         Do::Summary => summary(),
         Do::Random { seed, sequences, kernel } => random(seed, sequences, &kernel),
+        Do::KernelBackend { cgrove, kernel } => kernel
+            .image()
+            .and_then(|image| backend::run(&image, &cgrove).map_err(|e| e.to_string())),
         Do::Fetch { kernel } => kernel.image().map(|path| {
             println!("{}", path.display());
             true

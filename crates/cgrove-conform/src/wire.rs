@@ -1,6 +1,7 @@
 //! What host and guest say to each other over the virtual machine's serial port.
 //!
-//! The host sends `case LENGTH MODE\n` and that many bytes of case language (one case), or `quit\n`.
+//! The host sends `case LENGTH MODE\n` and that many bytes of case language (one case), `run WORD…\n`
+//! with a command line, or `quit\n`.
 //! The guest sends lines: `hello RELEASE`, then per case `begin NAME`, an `outcome TEXT` per step
 //! and `end`, or `broken WHY` instead of `end` when it cannot go on. In mode `each` every line is
 //! sent at once, so that the host knows which step hangs; in mode `batch` a case's lines go together.
@@ -28,6 +29,8 @@ pub enum Mode {
 pub enum Request {
     /// Play this case.
     Play(Box<Case>, Mode),
+    /// Run this command line to its end.
+    Run(Vec<String>),
     /// Power off.
     Quit,
 }
@@ -43,8 +46,30 @@ pub enum Reply {
     Outcome(Outcome),
     /// The case is over and cleaned up.
     End,
+    /// A command line is over.
+    Ran(Ran),
     /// It cannot go on.
     Broken(String),
+}
+
+/// What came of a command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ran {
+    /// Its exit status, or 128 and the signal.
+    pub status: i32,
+    /// What it printed.
+    pub out: String,
+    /// What it said on standard error.
+    pub err: String,
+}
+
+/// Text as one word that is never empty.
+fn word(text: &str) -> String {
+    format!("={}", lang::escape(text).replace(' ', "\\x20"))
+}
+
+fn unword(word: &str) -> Result<String, String> {
+    lang::unescape(word.strip_prefix('=').ok_or("not a word")?)
 }
 
 /// Prints a case as the guest reads it: the same language, on its own.
@@ -78,6 +103,10 @@ pub fn send_request(to: &mut impl Write, request: &Request) -> io::Result<()> {
             };
             to.write_all(format!("case {} {mode}\n{text}", text.len()).as_bytes())?;
         }
+        Request::Run(words) => {
+            let words: Vec<String> = words.iter().map(|it| word(it)).collect();
+            to.write_all(format!("run {}\n", words.join(" ")).as_bytes())?;
+        }
         Request::Quit => to.write_all(b"quit\n")?,
     }
     to.flush()
@@ -100,6 +129,10 @@ pub fn receive_request(from: &mut impl BufRead) -> io::Result<Request> {
     let words: Vec<&str> = head.split_whitespace().collect();
     let (length, mode) = match words.as_slice() {
         ["quit"] => return Ok(Request::Quit),
+        ["run", words @ ..] => {
+            let words: Result<Vec<String>, String> = words.iter().map(|it| unword(it)).collect();
+            return words.map(Request::Run).map_err(malformed);
+        }
         ["case", length, "each"] => (length, Mode::Each),
         ["case", length, "batch"] => (length, Mode::Batch),
         _ => return Err(malformed(head)),
@@ -124,6 +157,9 @@ pub fn print_reply(reply: &Reply) -> String {
             format!("outcome {}\n", lang::escape(&print_outcome(outcome).join("\n")))
         }
         Reply::End => "end\n".into(),
+        Reply::Ran(Ran { status, out, err }) => {
+            format!("ran {status} {} {}\n", word(out), word(err))
+        }
         Reply::Broken(why) => format!("broken {}\n", lang::escape(why)),
     }
 }
@@ -144,6 +180,14 @@ pub fn parse_reply(line: &str) -> Result<Reply, String> {
             Reply::Outcome(parse_outcome(&text.split('\n').collect::<Vec<_>>())?)
         }
         "end" => Reply::End,
+        "ran" => match rest.split(' ').collect::<Vec<_>>().as_slice() {
+            [status, out, err] => Reply::Ran(Ran {
+                status: status.parse().map_err(|_| format!("not a status: {status}"))?,
+                out: unword(out)?,
+                err: unword(err)?,
+            }),
+            _ => return Err(format!("not a reply: {line}")),
+        },
         "broken" => Reply::Broken(lang::unescape(rest)?),
         _ => return Err(format!("not a reply: {line}")),
     })
@@ -164,6 +208,19 @@ mod tests {
             Request::Play(got, Mode::Batch) => assert_eq!(*got, case),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_command_line_and_what_came_of_it_arrive_as_sent() {
+        let words = ["/init", "", "a b", "\n=\\"].map(str::to_owned).to_vec();
+        let mut bytes = Vec::new();
+        send_request(&mut bytes, &Request::Run(words.clone())).expect("a vector takes all");
+        match receive_request(&mut bytes.as_slice()).expect("well-formed") {
+            Request::Run(got) => assert_eq!(got, words),
+            other => panic!("{other:?}"),
+        }
+        let ran = Reply::Ran(Ran { status: 137, out: String::new(), err: "a b\n".into() });
+        assert_eq!(parse_reply(&print_reply(&ran)), Ok(ran));
     }
 
     #[test]

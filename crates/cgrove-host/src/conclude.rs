@@ -45,7 +45,7 @@ pub(crate) fn report(mut run: Supervisor<'_>, used: Used) -> Report {
     let every_task_asks = gated && run.options.limits_tasks();
     let class = if gated { Class::Exact } else { Class::Sampled };
     let mut warnings = Vec::new();
-    if !gated {
+    if !gated && run.kernel.is_none() {
         warnings.push(format!("no fork gate: {}", run.backend_reason));
         if hits > 0 {
             warnings
@@ -83,7 +83,7 @@ pub(crate) fn report(mut run: Supervisor<'_>, used: Used) -> Report {
     let sigchld_ignored = run.caller.sigchld_ignored;
     let pids = Feature::Pids.class(run.backend, sigchld_ignored);
     let kill = Feature::Kill.class(run.backend, sigchld_ignored);
-    Report {
+    let mut report = Report {
         pid: Some(run.command),
         backend: Some(run.backend),
         backend_reason: std::mem::take(&mut run.backend_reason),
@@ -140,7 +140,11 @@ pub(crate) fn report(mut run: Supervisor<'_>, used: Used) -> Report {
         },
         warnings,
         ..blank(run.options)
+    };
+    if let Some(kernel) = &run.kernel {
+        kernel.tell(&mut report);
     }
+    report
 }
 
 /// The report of a group of another run, from its reaper and from the supervisor that it leaves.

@@ -31,6 +31,8 @@ pub enum Event {
     Parent,
     /// A group's reaper is gone, or its link is.
     Link(usize),
+    /// A file of the kernel's cgroup has changed.
+    Kernel,
 }
 
 /// The descriptors to wait on; `None` is skipped.
@@ -49,6 +51,8 @@ pub struct Sources<'a> {
     pub links: Vec<[Option<BorrowedFd<'a>>; 2]>,
     /// A pidfd of the process that the run ends with.
     pub parent: Option<BorrowedFd<'a>>,
+    /// Files of events in the kernel's cgroup.
+    pub kernel: Vec<BorrowedFd<'a>>,
 }
 
 /// Waits until something happens or the time, counted in nanoseconds, is up. What was found comes in the order in which to
@@ -84,6 +88,9 @@ pub fn wait(sources: &Sources<'_>, timeout: Option<Duration>) -> Result<Vec<Even
         if let Some(reaper) = reaper {
             add(*reaper, PollFlags::POLLIN, Event::Link(at));
         }
+    }
+    for events in &sources.kernel {
+        add(*events, PollFlags::POLLPRI, Event::Kernel);
     }
     match ppoll(&mut fds, timeout.map(TimeSpec::from), None) {
         Ok(0) | Err(Errno::EINTR) => return Ok(Vec::new()),

@@ -308,6 +308,8 @@ fn run(
             gatekeeper: Some(gatekeeper.as_fd()),
             own_session: true,
             cpus: cpus.as_deref(),
+            // The command is born where this process is.
+            cgroup: None,
         };
         let remote = socket
             .try_clone()

@@ -26,6 +26,7 @@ use crate::exec;
 use crate::follow;
 use crate::inherited;
 use crate::keeper;
+use crate::kernel;
 use crate::kill::Sweep;
 use crate::launch::{self, Caller, Handed, Launch};
 use crate::mutant::{self, Mutant};
@@ -140,6 +141,8 @@ fn run_inside(
         gatekeeper: None,
         own_session: false,
         cpus: cpus.as_deref(),
+        // The command is born where this process is.
+        cgroup: None,
     };
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&SigSet::all(), flags)
@@ -376,6 +379,7 @@ impl Front {
             }
         }
         door::remove(&options.name);
+        kernel::clear();
         conclude::degraded(options, nanos(started.elapsed()), self.cpu, &sweep)
     }
 }

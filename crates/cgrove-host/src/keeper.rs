@@ -61,7 +61,9 @@ fn become_keeper(mut options: RunOptions, socket: std::os::fd::OwnedFd, started:
     sys::set_signal_ignored(libc::SIGCHLD, false);
     if options.backend == BackendChoice::Auto {
         // Every command is to have the same, so it is settled once.
-        let backend = Backend::ALL.into_iter().find(|rung| probe::try_rung(*rung).is_ok());
+        // The kernel's cgroup is a run's alone, so far.
+        let mut rungs = Backend::ALL.into_iter().filter(|rung| *rung != Backend::Kernel);
+        let backend = rungs.find(|rung| probe::try_rung(*rung).is_ok());
         options.backend = BackendChoice::Only(backend.unwrap_or(Backend::Reaper));
     }
     let caller = Caller {

@@ -7,21 +7,32 @@
 use crate::error::HostError;
 use crate::options::{BackendChoice, RunOptions};
 use crate::report::Backend;
+use crate::supervisor::in_kernel::InKernel;
 
 /// Those of them that a run may use.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ladder<'a> {
     options: &'a RunOptions,
     sigchld_ignored: bool,
+    /// What holds as much as it can, so that the others are for what is left.
+    kernel: Option<&'a InKernel>,
 }
 
 impl<'a> Ladder<'a> {
-    pub fn new(options: &'a RunOptions, sigchld_ignored: bool) -> Ladder<'a> {
-        Ladder { options, sigchld_ignored }
+    pub fn new(
+        options: &'a RunOptions,
+        sigchld_ignored: bool,
+        kernel: Option<&'a InKernel>,
+    ) -> Ladder<'a> {
+        Ladder { options, sigchld_ignored, kernel }
     }
 
-    /// Whether the options leave this rung.
+    /// Whether the options leave this rung, beside the kernel if that holds the run.
     pub fn has(self, rung: Backend) -> bool {
+        if let Some(kernel) = self.kernel {
+            return (!rung.asks() || kernel.wants_gate(self.options, self.sigchld_ignored))
+                && kernel.unmet(self.options, rung, self.sigchld_ignored).is_none();
+        }
         let chosen = match self.options.backend {
             BackendChoice::Auto => true,
             BackendChoice::Only(only) => only == rung,
@@ -31,11 +42,13 @@ impl<'a> Ladder<'a> {
 
     /// Refuses what no rung could meet.
     pub fn check(self) -> Result<(), HostError> {
-        if Backend::ALL.iter().any(|rung| self.has(*rung)) {
+        // The kernel's is settled by then.
+        let mut others = Backend::ALL.iter().filter(|rung| **rung != Backend::Kernel);
+        if others.any(|rung| self.has(*rung)) {
             return Ok(());
         }
         let strongest = match self.options.backend {
-            BackendChoice::Auto => Backend::ALL[0],
+            BackendChoice::Auto => Backend::Gate,
             BackendChoice::Only(only) => only,
         };
         let unmet = self.options.unmet(strongest, self.sigchld_ignored);

@@ -9,6 +9,7 @@
 use std::ffi::{CStr, CString, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -17,6 +18,7 @@ use nix::unistd::{Pid, geteuid, getpid, getppid};
 
 use crate::error::HostError;
 use crate::gate;
+use crate::kernel;
 use crate::options::RunOptions;
 use crate::parent;
 use crate::sys::{self, BpfInsn, ForkSide, RawPid};
@@ -88,6 +90,8 @@ pub struct Launch<'a> {
     pub own_session: bool,
     /// The CPUs that it may use; `None` leaves them as they are.
     pub cpus: Option<&'a [u32]>,
+    /// The `cgroup.procs` of the kernel's cgroup that it is to be in.
+    pub cgroup: Option<&'a Path>,
 }
 
 /// Words to a command that has not executed yet.
@@ -208,6 +212,13 @@ fn word(from: BorrowedFd<'_>) -> Option<u8> {
 fn become_command(launch: &Launch<'_>, parent: Pid, report: OwnedFd) -> ! {
     let _ = sys::parent_death_signal(libc::SIGKILL);
     if getppid() != parent {
+        sys::exit_now(125);
+    }
+    // Before anything that could fork: whoever is born later is born in there.
+    if let Some(procs) = launch.cgroup
+        && let Err(errno) = kernel::enter(procs)
+    {
+        let _ = FromCommand::GaveUp(errno).send(report.as_fd());
         sys::exit_now(125);
     }
     if launch.own_session {

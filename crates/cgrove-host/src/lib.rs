@@ -33,6 +33,7 @@ pub mod gate;
 pub mod inherited;
 pub mod journal;
 pub mod keeper;
+pub mod kernel;
 pub mod kill;
 mod ladder;
 pub mod launch;

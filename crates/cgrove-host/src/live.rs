@@ -82,7 +82,7 @@ pub fn set_frozen(path: &str, freeze: bool) -> Result<(), HostError> {
         ));
     }
     let Some(first) = frozen.loose.first() else {
-        if frozen.class == Class::Exact {
+        if frozen.class >= Class::Exact {
             return Ok(());
         }
         return Err(HostError::new(

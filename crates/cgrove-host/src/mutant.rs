@@ -92,6 +92,10 @@ pub enum Mutant {
     FollowersAwaited,
     /// Whoever asks at the door may act on the whole run.
     MembershipUnchecked,
+    /// Limits that the kernel is to hold are not written to its files.
+    KernelUntold,
+    /// A kill spares who is in the kernel's cgroup and no child of ours.
+    KernelSpares,
 }
 
 /// Whether this build runs with that defect.

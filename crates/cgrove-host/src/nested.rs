@@ -29,7 +29,7 @@ use crate::journal::{What, cut};
 use crate::kill::{self, Sweep};
 use crate::launch::{self, Caller, Launch};
 use crate::options::{BackendChoice, Requirement, RunOptions};
-use crate::report::Report;
+use crate::report::{Backend, Report};
 use crate::scan::{Identity, Scanner};
 use crate::shell::Shell;
 use crate::sys::{self, Fate, RawPid, WaitFor};
@@ -187,6 +187,13 @@ pub(crate) fn check(options: &RunOptions, entered: &Entered, caller: &Caller) ->
             format_args!("--require {unmet} is not met"),
             why,
             "start the outer run with --pids-max, or drop the requirement",
+        ));
+    }
+    if options.backend == BackendChoice::Only(Backend::Kernel) {
+        return Some(HostError::new(
+            "--backend kernel is not possible",
+            "a run inside a run is a group of that one, which cgrove holds itself (EOPNOTSUPP)",
+            "drop it, or start this run outside",
         ));
     }
     let BackendChoice::Only(only) = options.backend else { return None };

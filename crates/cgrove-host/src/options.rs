@@ -60,6 +60,8 @@ impl Feature {
     /// whose children's CPU time the kernel may then throw away.
     pub fn class(self, backend: Backend, sigchld_ignored: bool) -> Class {
         match (self, backend) {
+            // What its controllers hold; a run asks its own cgroup.
+            (_, Backend::Kernel) => Class::Kernel,
             // By looking, and by halts.
             (Feature::Memory | Feature::CpuMax, _) => Class::Sampled,
             (Feature::Cpu, _) if sigchld_ignored => Class::Sampled,

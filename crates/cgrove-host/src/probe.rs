@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::filter::{self, Whom};
 use crate::gate::{self, Asked, Gate, Question};
+use crate::kernel;
 use crate::launch;
 use crate::options::Feature;
 use crate::procfs::Proc;
@@ -75,7 +76,7 @@ pub struct GateProbe {
     pub action_available: bool,
 }
 
-/// The kernel's cgroup v2, for the backend that will use it.
+/// The kernel's cgroup v2, for the backend `kernel`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Cgroup2 {
     /// Where it is mounted.
@@ -111,7 +112,14 @@ pub fn look() -> Place {
     let effective = field("CapEff").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
     let mounts = read("self/mounts").unwrap_or_default();
     let me = getpid().as_raw();
-    let backend = if gate.works { Backend::Gate } else { Backend::Reaper };
+    let delegated = kernel::Place::find().ok().filter(|place| !place.is_root());
+    let holds = |controller: &str| {
+        delegated
+            .as_ref()
+            .is_some_and(|place| place.controllers().iter().any(|it| it == controller))
+    };
+    let beside = if gate.works { Backend::Gate } else { Backend::Reaper };
+    let backend = if delegated.is_some() { Backend::Kernel } else { beside };
     Place {
         kernel: read("sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
         seccomp_filters: field("Seccomp_filters").and_then(|n| n.parse().ok()),
@@ -124,15 +132,21 @@ pub fn look() -> Place {
         pidfd: sys::pidfd_open(me).is_ok(),
         cgroup2: cgroup2(&mounts, &read("self/cgroup").unwrap_or_default()),
         backend,
-        backend_reason: match &gate.error {
-            None => "seccomp user notification works here".to_owned(),
-            Some(error) => error.clone(),
+        backend_reason: match (&delegated, &gate.error) {
+            (Some(place), _) => format!("{} is delegated to us", place.dir().display()),
+            (None, None) => "seccomp user notification works here".to_owned(),
+            (None, Some(error)) => error.clone(),
         },
         classes: Feature::ALL
             .iter()
             .map(|&(name, feature)| FeatureClass {
                 feature: name,
-                class: feature.class(backend, sigchld_ignored),
+                class: match feature {
+                    Feature::Pids if !holds("pids") => feature.class(beside, sigchld_ignored),
+                    Feature::Memory if !holds("memory") => feature.class(beside, sigchld_ignored),
+                    Feature::CpuMax if !holds("cpu") => feature.class(beside, sigchld_ignored),
+                    _ => feature.class(backend, sigchld_ignored),
+                },
             })
             .collect(),
         gate,
@@ -242,6 +256,14 @@ pub(crate) fn try_rung(rung: Backend) -> Result<(), String> {
         Backend::Gate => try_gate().map(drop),
         Backend::Ptrace => try_trace(),
         Backend::Reaper => Ok(()),
+        Backend::Kernel => match kernel::Place::find() {
+            Ok(place) if place.is_root() => Err(format!(
+                "{} is the root of the hierarchy, and nobody's to use unasked",
+                place.dir().display()
+            )),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        },
     }
 }
 

@@ -55,17 +55,20 @@ pub enum Backend {
     Ptrace,
     /// Reaper alone: forks are noticed afterwards.
     Reaper,
+    /// Reaper, and a cgroup of the kernel's around the tree.
+    Kernel,
 }
 
 impl Backend {
     /// Every one, the strongest first.
-    pub const ALL: [Backend; 3] = [Backend::Gate, Backend::Ptrace, Backend::Reaper];
+    pub const ALL: [Backend; 4] =
+        [Backend::Kernel, Backend::Gate, Backend::Ptrace, Backend::Reaper];
 
     /// Whether every fork asks first.
     pub fn asks(self) -> bool {
         match self {
             Backend::Gate | Backend::Ptrace => true,
-            Backend::Reaper => false,
+            Backend::Reaper | Backend::Kernel => false,
         }
     }
 
@@ -75,6 +78,7 @@ impl Backend {
             Backend::Gate => "gate",
             Backend::Ptrace => "ptrace",
             Backend::Reaper => "reaper",
+            Backend::Kernel => "kernel",
         }
     }
 }
@@ -453,6 +457,12 @@ impl fmt::Display for Summary<'_> {
             )?;
             if let Some(count @ 2..) = report.memory.oom_kill_count {
                 write!(f, ", and {} more", count - 1)?;
+            }
+        } else if let Some(count @ 1..) = report.memory.oom_kill_count {
+            let processes = if count == 1 { "process" } else { "processes" };
+            write!(f, ", the kernel killed {count} {processes} for memory")?;
+            if let Some(limit) = report.limits.memory_max {
+                write!(f, ": limit {}", Bytes(limit))?;
             }
         }
         if let Some(periods @ 1..) = report.cpu.throttled_periods {

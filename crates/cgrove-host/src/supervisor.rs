@@ -17,6 +17,7 @@ mod asked;
 mod cpus;
 mod ending;
 mod exec;
+pub(crate) mod in_kernel;
 mod limits;
 mod members;
 mod telling;
@@ -46,7 +47,7 @@ use crate::ladder::Ladder;
 use crate::launch::{self, Caller, Launch};
 use crate::ledger::{GroupId, Ledger};
 use crate::mutant::{self, Mutant};
-use crate::options::{BackendChoice, RunOptions};
+use crate::options::RunOptions;
 use crate::report::Backend;
 use crate::resources::Resources;
 use crate::sampler::Sampler;
@@ -57,6 +58,7 @@ use crate::wire::{FromCommand, ToFront, ToSupervisor};
 
 use self::asked::Asker;
 use self::exec::{Launching, Mourner};
+use self::in_kernel::InKernel;
 use self::members::Member;
 
 /// Descriptors that must be free for reading `/proc`, taking the listener in and opening the door.
@@ -139,6 +141,8 @@ pub(crate) struct Supervisor<'a> {
     doomed_due: Option<(Instant, Duration)>,
     /// Why nobody can come in from outside, if so.
     pub(crate) door: Result<Door, Errno>,
+    /// The kernel's cgroup that the command is in.
+    pub(crate) kernel: Option<InKernel>,
     /// Until when nobody is let in, so that others get their turn.
     door_rests: Option<Instant>,
     journal: Journal,
@@ -190,7 +194,8 @@ impl<'a> Supervisor<'a> {
         let _ = sys::parent_death_signal(libc::SIGCONT);
         sys::become_subreaper().map_err(|e| HostError::call("cannot become a subreaper", e))?;
 
-        let ladder = Ladder::new(options, caller.sigchld_ignored);
+        let kernel = InKernel::begin(options, caller)?;
+        let ladder = Ladder::new(options, caller.sigchld_ignored, kernel.as_ref());
         ladder.check()?;
         let program =
             |rung, whom| ladder.has(rung).then(|| filter::program(options.asks(), whom)).flatten();
@@ -206,13 +211,15 @@ impl<'a> Supervisor<'a> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&mask, flags).map_err(setup)?;
         let scanner = Scanner::open(getpid().as_raw())?;
-        let mut ledger = Ledger::new(&options.name, options.pids_max, started).map_err(|e| {
+        let held = |file: &str| kernel.as_ref().is_some_and(|kernel| kernel.holds(file));
+        let pids_max = options.pids_max.filter(|_| !held("pids.max"));
+        let mut ledger = Ledger::new(&options.name, pids_max, started).map_err(|e| {
             HostError::new("cannot set up the group", e.name(), "check --name and --pids-max")
         })?;
-        for (file, value) in &options.set {
+        for (file, value) in options.set.iter().filter(|(file, _)| !held(file)) {
             ledger
                 .set("", file, value.as_bytes())
-                .map_err(|errno| HostError::cannot_set(file, value, errno))?;
+                .map_err(|errno| in_kernel::cannot_set(kernel.as_ref(), file, value, errno))?;
         }
         let front_copy = front.try_clone_to_owned().map_err(|_| setup(Errno::EMFILE))?;
         check_spare_descriptors(front).map_err(setup)?;
@@ -240,6 +247,7 @@ impl<'a> Supervisor<'a> {
         let argv = launch::argv(&options.command)?;
         let cpus = ledger.chosen_cpus(GroupId::RUN);
         let environment = launch::environment(&options.name);
+        let procs = kernel.as_ref().map(|kernel| kernel.group.procs());
         let launch = Launch {
             environment: &environment,
             argv: &argv,
@@ -251,6 +259,7 @@ impl<'a> Supervisor<'a> {
             gatekeeper: None,
             own_session: false,
             cpus: cpus.as_deref(),
+            cgroup: procs.as_deref(),
         };
         // A keeper has none, and no process has this pid.
         let mut command = 0;
@@ -311,6 +320,7 @@ impl<'a> Supervisor<'a> {
             killing_since: None,
             doomed_due: None,
             door,
+            kernel,
             door_rests: None,
             journal: Journal::new(started),
             failure: None,
@@ -343,18 +353,20 @@ impl<'a> Supervisor<'a> {
         if self.caller.sigchld_ignored {
             self.accounting.degrade("the caller ignores SIGCHLD, and so may the command");
         }
-        match self.options.backend {
-            BackendChoice::Only(Backend::Reaper) => {
-                self.without_gate("asked for by --backend reaper".to_owned());
-            }
-            BackendChoice::Only(Backend::Ptrace) => {
-                self.backend = Backend::Ptrace;
-                self.backend_reason = "asked for by --backend ptrace".to_owned();
-            }
-            _ if filter::program(filter::Ask::default(), Whom::Listener).is_none() => {
-                self.without_gate(gate::why_not(Errno::EOPNOTSUPP));
-            }
-            _ => {}
+        self.watch_kernel();
+        let ladder = self.ladder();
+        if ladder.has(Backend::Gate)
+            && filter::program(filter::Ask::default(), Whom::Listener).is_none()
+        {
+            self.without_gate(gate::why_not(Errno::EOPNOTSUPP));
+        } else if !ladder.has(Backend::Gate) && ladder.has(Backend::Ptrace) {
+            self.backend = Backend::Ptrace;
+            self.backend_reason = "asked for by --backend ptrace".to_owned();
+        } else if !ladder.has(Backend::Gate) {
+            self.without_gate(match &self.kernel {
+                Some(_) => "the kernel holds the limits of the run around".to_owned(),
+                None => "asked for by --backend reaper".to_owned(),
+            });
         }
         if self.options.keeper {
             return Ok(());
@@ -392,6 +404,7 @@ impl<'a> Supervisor<'a> {
                     .map(AsFd::as_fd),
                 links: self.members.iter().map(Member::sources).collect(),
                 parent: self.parent(),
+                kernel: self.kernel.as_ref().map(InKernel::sources).unwrap_or_default(),
             };
             let ready = match events::wait(&sources, self.wait_time()) {
                 Ok(ready) => ready,
@@ -422,6 +435,7 @@ impl<'a> Supervisor<'a> {
                     Event::Door => self.on_door(),
                     Event::Parent => self.on_parent(),
                     Event::Link(_) => {}
+                    Event::Kernel => self.on_kernel(),
                 }
             }
             self.launching.retain(|launching| !launching.done);
@@ -450,6 +464,7 @@ impl<'a> Supervisor<'a> {
         let others = others.chain(self.freezer.due()).chain(self.journal.due());
         let others = others.chain(self.doomed_due.map(|(due, _)| due));
         let others = others.chain(self.limits_due());
+        let others = others.chain(self.kernel_due());
         let due = phase.into_iter().chain(others).min()?;
         Some(due.saturating_duration_since(Instant::now()).min(LONGEST_WAIT))
     }
@@ -457,6 +472,9 @@ impl<'a> Supervisor<'a> {
     fn on_time(&mut self) {
         if self.door_rests.is_some_and(|until| until <= Instant::now()) {
             self.door_rests = None;
+        }
+        if self.kernel_due().is_some_and(|due| due <= Instant::now()) {
+            self.on_kernel();
         }
         if self.doomed_due.is_some_and(|(due, _)| due <= Instant::now()) {
             self.kill_doomed();
@@ -571,8 +589,14 @@ impl<'a> Supervisor<'a> {
                 self.not_traced(errno);
             }
             Ok(Some(FromCommand::ExecFailed(errno))) => self.exec_error = Some(errno),
-            // It comes after what it gives up for.
-            Ok(Some(FromCommand::GaveUp(_))) => {}
+            // It comes after what it gives up for, if that is the gate.
+            Ok(Some(FromCommand::GaveUp(errno))) => {
+                if let Some(kernel) = &self.kernel {
+                    let procs = kernel.group.procs();
+                    let what = format!("the command cannot enter {}", procs.display());
+                    self.fail(HostError::call(what, errno));
+                }
+            }
             Ok(None) => {
                 self.launch = None;
                 self.command_executed();
@@ -591,7 +615,7 @@ impl<'a> Supervisor<'a> {
         let begun = Instant::now();
         let census = match self.backend {
             Backend::Gate | Backend::Ptrace => self.ledger.reconcile(&mut self.scanner),
-            Backend::Reaper => {
+            Backend::Reaper | Backend::Kernel => {
                 let census = self.scanner.glance();
                 let new = self.ledger.follow(&census, &mut self.scanner);
                 self.sampler.found(new);

@@ -61,7 +61,7 @@ fn words(place: &Place) -> String {
         "kernel cgroup2",
         &match (&place.cgroup2.mount, place.cgroup2.writable) {
             (None, _) => "not mounted".to_owned(),
-            (Some(mount), true) => format!("writable at {mount} (not used yet)"),
+            (Some(mount), true) => format!("writable at {mount}"),
             (Some(mount), false) => format!("at {mount}, not delegated to us"),
         },
     );

@@ -2,7 +2,9 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
@@ -10,8 +12,8 @@ use nix::sys::reboot::{RebootMode, reboot};
 
 use super::executor::Executor;
 use super::files::ROOT;
-use crate::case::{Target, play};
-use crate::wire::{self, Mode, PORT, Reply, Request};
+use crate::case::play;
+use crate::wire::{self, Mode, PORT, Ran, Reply, Request};
 
 /// Runs until the host says `quit` or goes away, then powers off.
 pub fn main() {
@@ -36,16 +38,23 @@ fn serve() -> io::Result<()> {
     let port = OpenOptions::new().read(true).write(true).open(find_port()?)?;
     let mut from = BufReader::new(port.try_clone()?);
     let mut to = BufWriter::with_capacity(1 << 16, port);
-    let mut executor = Executor::new()?;
-    say(&mut to, &Reply::Hello(executor.name()), true)?;
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    say(&mut to, &Reply::Hello(release.trim().to_owned()), true)?;
+    // Not before there is a case: it leaves this process one CPU, and little of that.
+    let mut executor = None;
     loop {
         match wire::receive_request(&mut from)? {
             Request::Quit => return Ok(()),
+            Request::Run(words) => say(&mut to, &Reply::Ran(run(&words)), true)?,
             Request::Play(case, mode) => {
                 let each = mode == Mode::Each;
                 say(&mut to, &Reply::Begin(case.name.clone()), each)?;
                 let mut sent = Ok(());
-                let over = play(&mut executor, &case, |_, _, outcome| {
+                let executor = match &mut executor {
+                    Some(executor) => executor,
+                    none => none.insert(Executor::new()?),
+                };
+                let over = play(executor, &case, |_, _, outcome| {
                     if sent.is_ok() {
                         sent = say(&mut to, &Reply::Outcome(outcome), each);
                     }
@@ -58,6 +67,23 @@ fn serve() -> io::Result<()> {
                 say(&mut to, &last, true)?;
             }
         }
+    }
+}
+
+/// Runs a command line to its end.
+fn run(words: &[String]) -> Ran {
+    let failed = |what: String| Ran { status: 127, out: String::new(), err: what };
+    let Some((program, args)) = words.split_first() else { return failed("no command".into()) };
+    match Command::new(program).args(args).stdin(Stdio::null()).output() {
+        Err(error) => failed(format!("{program}: {error}")),
+        Ok(output) => Ran {
+            status: output
+                .status
+                .code()
+                .unwrap_or_else(|| 128 + output.status.signal().unwrap_or_default()),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        },
     }
 }
 

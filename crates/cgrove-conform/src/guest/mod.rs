@@ -9,3 +9,4 @@ pub mod files;
 pub mod init;
 mod line;
 mod proc;
+pub mod tool;

@@ -34,17 +34,20 @@ pub fn build_init() -> Result<PathBuf, VmError> {
         .ok_or_else(|| VmError::Program { program: "cargo".into(), what: "built no init".into() })
 }
 
-/// Writes an initramfs around an init.
+/// Writes an initramfs around an init, with other programs beside it: a name, and where they are.
 ///
 /// # Errors
 ///
 /// Those of reading and writing.
-pub fn write(init: &Path, to: &Path) -> Result<(), VmError> {
-    let program = fs::read(init).map_err(VmError::io(init))?;
-    archive(&program).and_then(|bytes| fs::write(to, bytes)).map_err(VmError::io(to))
+pub fn write(init: &Path, others: &[(&str, &Path)], to: &Path) -> Result<(), VmError> {
+    let mut programs = Vec::new();
+    for (name, path) in [("init", init)].iter().chain(others) {
+        programs.push((*name, fs::read(path).map_err(VmError::io(*path))?));
+    }
+    archive(&programs).and_then(|bytes| fs::write(to, bytes)).map_err(VmError::io(to))
 }
 
-fn archive(program: &[u8]) -> std::io::Result<Vec<u8>> {
+fn archive(programs: &[(&str, Vec<u8>)]) -> std::io::Result<Vec<u8>> {
     const FOLDER: u32 = 0o040_755;
     const PROGRAM: u32 = 0o100_755;
     const CHARACTER_DEVICE: u32 = 0o020_600;
@@ -61,9 +64,11 @@ fn archive(program: &[u8]) -> std::io::Result<Vec<u8>> {
         .rdev_minor(1)
         .write(&mut out, 0)
         .finish()?;
-    let size = u32::try_from(program.len()).map_err(std::io::Error::other)?;
-    let mut file = entry("init", 5, PROGRAM).write(&mut out, size);
-    file.write_all(program)?;
-    file.finish()?;
+    for (number, (name, program)) in (5..).zip(programs) {
+        let size = u32::try_from(program.len()).map_err(std::io::Error::other)?;
+        let mut file = entry(name, number, PROGRAM).write(&mut out, size);
+        file.write_all(program)?;
+        file.finish()?;
+    }
     newc::trailer(out)
 }

@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use super::VmError;
 use crate::case::{Case, Outcome};
 use crate::sys;
-use crate::wire::{self, Mode, PORT, Reply, Request};
+use crate::wire::{self, Mode, PORT, Ran, Reply, Request};
 
 /// How long the kernel may take to come up. Emulation is slow, and the host may be busy.
 const BOOT: Duration = Duration::from_secs(180);
@@ -39,6 +39,10 @@ pub struct Setup {
     pub kernel: PathBuf,
     /// The initramfs.
     pub initramfs: PathBuf,
+    /// The CPUs take turns in one thread of the host. Side by side, one now and then runs an
+    /// instruction that the other has half patched (static keys), and the kernel dies of it: "Oops:
+    /// int3". Slower, and for machines that are not simply booted anew.
+    pub in_turns: bool,
 }
 
 /// What became of a case.
@@ -75,9 +79,10 @@ impl Machine {
         let said = File::create(folder.path().join("qemu")).map_err(VmError::io(folder.path()))?;
         // Killed, we could not end it, and it would run for ever. This process has one thread, so
         // the parent that PR_SET_PDEATHSIG looks at lives as long as we do.
+        let accelerator = if setup.in_turns { "tcg,thread=single" } else { "tcg,thread=multi" };
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
-            .args(["-accel", "tcg,thread=multi", "-m", "512", "-smp", "2"])
+            .args(["-accel", accelerator, "-m", "512", "-smp", "2"])
             .args([
                 "-nodefaults",
                 "-no-user-config",
@@ -142,7 +147,7 @@ impl Machine {
     }
 
     /// An error that takes the console to a place where it stays.
-    fn lost(&self, what: String) -> VmError {
+    pub(crate) fn lost(&self, what: String) -> VmError {
         let kept =
             std::env::temp_dir().join(format!("cgrove-oracle-console-{}", std::process::id()));
         let _ = fs::write(&kept, self.console());
@@ -161,6 +166,26 @@ impl Machine {
 
     fn send(&mut self, request: &Request) -> std::io::Result<()> {
         wire::send_request(&mut self.to, request)
+    }
+
+    /// Runs a command line in it to its end, within a bound.
+    ///
+    /// # Errors
+    ///
+    /// If the machine is gone or does not answer.
+    pub fn run(&mut self, words: &[&str], bound: Duration) -> Result<Ran, VmError> {
+        let words: Vec<String> = words.iter().map(|it| (*it).to_owned()).collect();
+        let said = words.join(" ");
+        self.send(&Request::Run(words)).map_err(VmError::io("the machine's port"))?;
+        match self.reply(bound) {
+            Ok(Reply::Ran(ran)) => Ok(ran),
+            Ok(other) => Err(self.lost(format!("after {said} came {other:?}"))),
+            Err(e) => {
+                // Or its answer would be taken for that of the next.
+                end(&mut self.child);
+                Err(self.lost(format!("{said} does not end: {e}")))
+            }
+        }
     }
 
     /// Powers off in order, within a bound.
@@ -224,8 +249,12 @@ impl Lab {
     /// What cannot be built or booted.
     pub fn open(kernel: &Path) -> Result<Self, VmError> {
         let folder = tempfile::tempdir().map_err(VmError::io("a temporary folder"))?;
-        let setup = Setup { kernel: kernel.to_owned(), initramfs: folder.path().join("initramfs") };
-        super::image::write(&super::image::build_init()?, &setup.initramfs)?;
+        let setup = Setup {
+            kernel: kernel.to_owned(),
+            initramfs: folder.path().join("initramfs"),
+            in_turns: false,
+        };
+        super::image::write(&super::image::build_init()?, &[], &setup.initramfs)?;
         let mut lab =
             Self { setup, machine: None, release: String::new(), boots: 0, _folder: folder };
         lab.machine()?;
@@ -313,7 +342,9 @@ impl Lab {
                 Ok(Reply::Outcome(outcome)) => outcomes.push(outcome),
                 Ok(Reply::End) => return Ok((outcomes, Verdict::Played)),
                 Ok(Reply::Broken(why)) => return Ok((outcomes, Verdict::Broken(why))),
-                Ok(Reply::Hello(_)) => return Err(machine.lost("it began anew".into())),
+                Ok(Reply::Hello(_) | Reply::Ran(_)) => {
+                    return Err(machine.lost("it began anew".into()));
+                }
                 Err(_) => return Ok((outcomes, Verdict::Hung)),
             }
         }

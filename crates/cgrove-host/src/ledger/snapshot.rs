@@ -15,18 +15,19 @@ use crate::snapshot::{FILES, Group, MAX_GROUPS, MAX_PROCESSES, Snapshot};
 
 impl Ledger {
     /// At most [`CHUNK`] bytes of a snapshot in JSON. At offset 0 it is taken; whoever goes on
-    /// reading gets more of that one. It is of the group `top` and those below.
+    /// reading gets more of that one. It is of the group `top` and those below. What is known `outside`
+    /// of the run's own files, that goes.
     pub fn snapshot(
         &mut self,
         backend: Backend,
         top: GroupId,
         offset: u64,
+        outside: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Vec<u8>, Errno> {
         let text = match self.snapshot.take().filter(|(of, _)| offset > 0 && *of == top) {
             Some((_, taken)) => taken,
-            None => {
-                serde_json::to_vec(&self.take_snapshot(backend, top)).map_err(|_| Errno::ENOMEM)?
-            }
+            None => serde_json::to_vec(&self.take_snapshot(backend, top, outside))
+                .map_err(|_| Errno::ENOMEM)?,
         };
         let begin = usize::try_from(offset).map_or(text.len(), |at| at.min(text.len()));
         let end = text.len().min(begin + CHUNK);
@@ -37,7 +38,12 @@ impl Ledger {
         Ok(chunk)
     }
 
-    fn take_snapshot(&self, backend: Backend, top: GroupId) -> Snapshot {
+    fn take_snapshot(
+        &self,
+        backend: Backend,
+        top: GroupId,
+        outside: &dyn Fn(&str) -> Option<String>,
+    ) -> Snapshot {
         let mut pids: HashMap<CgroupId, Vec<i32>> = HashMap::new();
         let leaders = self.known.iter().filter(|(tid, known)| known.tgid == **tid);
         for (pid, known) in leaders.take(MAX_PROCESSES) {
@@ -62,9 +68,11 @@ impl Ledger {
             }));
             let mut pids = pids.remove(&cgroup.id()).unwrap_or_default();
             pids.sort_unstable();
-            let files = FILES
-                .iter()
-                .filter_map(|file| Some(((*file).to_owned(), self.whole(&cgroup, file)?)));
+            let is_run = Arc::ptr_eq(&cgroup, &self.group(GroupId::RUN).cgroup);
+            let files = FILES.iter().filter_map(|file| {
+                let theirs = is_run.then(|| outside(file)).flatten();
+                Some(((*file).to_owned(), theirs.or_else(|| self.whole(&cgroup, file))?))
+            });
             groups.push(Group { files: files.collect(), path, pids });
         }
         Snapshot {

@@ -35,6 +35,7 @@ impl Supervisor<'_> {
         if mutant::is(Mutant::NoWarning) {
             return;
         }
+        self.thaw_in_kernel();
         let census = self.scanner.census();
         kill::signal_all(&mut self.scanner, &census, libc::SIGTERM);
         for tid in self.freezer.stopped_jobs() {
@@ -97,6 +98,7 @@ impl Supervisor<'_> {
         // Whoever the core wants dead is among those the sweep finds.
         let before = self.sweep.survivors().0;
         self.sweep.round(&mut self.scanner, Some(self.command));
+        self.kill_in_kernel();
         let now = Instant::now();
         let again = if self.sweep.survivors().0 > before && self.backend == Backend::Reaper {
             // Without a gate they may have forked meanwhile.
@@ -109,11 +111,15 @@ impl Supervisor<'_> {
         }
         self.phase = Phase::Killing { again };
         // Group reapers see their groups to the end. One that hangs on its asker does not.
-        if self.killing_since.is_some_and(|since| now - since >= REAPERS_TIME) {
+        if self.reapers_had_time() {
             for pid in self.scanner.spared() {
                 let _ = sys::kill(pid, libc::SIGKILL);
             }
         }
+    }
+
+    pub(super) fn reapers_had_time(&self) -> bool {
+        self.killing_since.is_some_and(|since| since.elapsed() >= REAPERS_TIME)
     }
 
     pub(super) fn fail(&mut self, error: HostError) {
@@ -203,6 +209,9 @@ impl Supervisor<'_> {
         let tell_end = self.tell_end();
         let figures = self.limit_figures();
         self.ledger.close();
+        if let Some(kernel) = &mut self.kernel {
+            kernel.settle();
+        }
         match self.failure.take() {
             Some(error) => Err(error),
             None => {

@@ -80,6 +80,12 @@ impl Supervisor<'_> {
         let reaper = match sys::fork() {
             Ok(ForkSide::Parent(pid)) => pid,
             Ok(ForkSide::Child) => {
+                // Whoever is brought in is to be killed with the others.
+                if let Some(kernel) = &self.kernel
+                    && kernel.group.write("cgroup.procs", "0").is_err()
+                {
+                    sys::exit_now(125);
+                }
                 let hold = Hold { run: self.options.name.clone(), entered, link: theirs };
                 exec::reap(hold, brought, report, supervisor)
             }

@@ -164,7 +164,7 @@ impl Supervisor<'_> {
                 Backend::Gate | Backend::Ptrace => {
                     self.ledger.reconcile(&mut self.scanner).complete
                 }
-                Backend::Reaper => {
+                Backend::Reaper | Backend::Kernel => {
                     self.sample();
                     true
                 }

@@ -16,7 +16,7 @@ use crate::sys::RawPid;
 
 impl Supervisor<'_> {
     pub(super) fn ladder(&self) -> Ladder<'_> {
-        Ladder::new(self.options, self.caller.sigchld_ignored)
+        Ladder::new(self.options, self.caller.sigchld_ignored, self.kernel.as_ref())
     }
 
     /// The command waits to be traced.

@@ -65,6 +65,9 @@ impl Supervisor<'_> {
         pid: RawPid,
     ) -> Option<Result<Vec<u8>, Errno>> {
         let may = self.group_of_visitor(pid).and_then(|from| self.reachable(path, from));
+        if self.kernel.is_some() && may == Ok(GroupId::RUN) {
+            return self.freeze_in_kernel(freeze);
+        }
         let before = self.is_watched().then(|| self.is_asked_to_freeze(path));
         let id = match may.and_then(|id| self.ledger.freeze(path, freeze).map(|()| id)) {
             Ok(id) => id,
@@ -95,7 +98,7 @@ impl Supervisor<'_> {
         match self.backend {
             _ if request.goes_on() => {}
             Backend::Gate | Backend::Ptrace => drop(self.ledger.reconcile(&mut self.scanner)),
-            Backend::Reaper => self.sample(),
+            Backend::Reaper | Backend::Kernel => self.sample(),
         }
         self.look_for(request);
         self.freeze();
@@ -115,8 +118,12 @@ impl Supervisor<'_> {
                 Ok(from.map_or_else(Vec::new, |id| self.ledger.full_name(id).into_bytes()))
             }
             Request::List { path } => {
-                self.reachable(path, from)?;
-                self.ledger.list(path)
+                let id = self.reachable(path, from)?;
+                let mut names = self.ledger.list(path)?;
+                if id == GroupId::RUN {
+                    self.list_in_kernel(&mut names);
+                }
+                Ok(names)
             }
             Request::Freeze { .. }
             | Request::Enter(_)
@@ -127,11 +134,15 @@ impl Supervisor<'_> {
             Request::Make { at, entry } => self.make(at, entry, pid),
             Request::Snapshot { offset } => {
                 let top = from.unwrap_or(GroupId::RUN);
-                self.ledger.snapshot(self.backend, top, *offset)
+                let kernel = self.kernel.as_ref();
+                let backend = if kernel.is_some() { Backend::Kernel } else { self.backend };
+                let outside = |file: &str| kernel.and_then(|kernel| kernel.whole(file));
+                self.ledger.snapshot(backend, top, *offset, &outside)
             }
             Request::Get { path, file, offset } => {
-                self.reachable(path, from)?;
-                self.ledger.get(path, file, *offset)
+                let id = self.reachable(path, from)?;
+                let theirs = (id == GroupId::RUN).then(|| self.read_in_kernel(file, *offset));
+                theirs.flatten().unwrap_or_else(|| self.ledger.get(path, file, *offset))
             }
             Request::Shut { path } => {
                 let id = self.own_group(path, pid)?;
@@ -144,6 +155,13 @@ impl Supervisor<'_> {
             }
             Request::Set { path, file, value } => {
                 let id = self.reachable(path, from)?;
+                if id == GroupId::RUN
+                    && let Some(written) = self.write_in_kernel(file, value)
+                {
+                    written?;
+                    self.limit_set(id, file, value);
+                    return Ok(Vec::new());
+                }
                 let killed = self.ledger.set(path, file, value)?;
                 self.limit_set(id, file, value);
                 if file == "pids.max" && !self.threads_ask() {

@@ -61,7 +61,7 @@ Outcome  --json FILE           write the report as JSON; --series: with curves
 Holding  --name NAME           the cgroup's name [run-PID], see `cgrove tree`
          --keep-descendants    last until the last descendant ends, kill none
          --die-with-parent     end when the starter does, or the process =PID
-         --backend WHICH       auto, gate, ptrace or reaper; see `cgrove doctor`
+         --backend WHICH       auto, kernel, gate, ptrace, reaper: `cgrove doctor`
          --require LIST        or do not start: pids=exact,cpu,kill=exact,gate
 
 The exit status is the command's; 128+N: signal N killed it; 124: timed out;
@@ -158,7 +158,7 @@ pub(super) struct RunArgs {
     backend: BackendArg,
 
     /// Refuse to start unless this holds: a comma list of pids, cpu, kill, memory, cpu-max
-    /// (each also as =exact or =sampled) and gate
+    /// (each also as =kernel, =exact or =sampled), gate and kernel
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = values::requirement,
         help_heading = "Holding the tree")]
     require: Vec<Requirement>,
@@ -173,6 +173,8 @@ pub(super) struct RunArgs {
 pub(super) enum BackendArg {
     /// The strongest that works here
     Auto,
+    /// In a cgroup of the kernel's, where ours is delegated to us
+    Kernel,
     /// Every fork asks first (seccomp user notification)
     Gate,
     /// Every fork asks first, by ptrace: no debugger works inside
@@ -185,6 +187,7 @@ impl BackendArg {
     pub(super) fn choice(self) -> BackendChoice {
         match self {
             BackendArg::Auto => BackendChoice::Auto,
+            BackendArg::Kernel => BackendChoice::Only(Backend::Kernel),
             BackendArg::Gate => BackendChoice::Only(Backend::Gate),
             BackendArg::Ptrace => BackendChoice::Only(Backend::Ptrace),
             BackendArg::Reaper => BackendChoice::Only(Backend::Reaper),

@@ -42,6 +42,11 @@ How well a limit holds depends on the place; see `cgrove help backends`. With
         name: "backends",
         about: "how a tree is held, and what that is good for",
         text: "\
+kernel  a cgroup of the kernel's own, where the one that cgrove is started in is
+        delegated to it (writable, and not the root): limits, kill, freeze and
+        figures are the kernel's, as far as it can enable the controllers, for
+        which nobody else's process may be in that cgroup. The rest is held as
+        by the others.
 gate    every fork asks first (a seccomp filter with user notification, Linux
         5.0; Docker's default profile allows it). Task limit, kill and CPU time
         are exact.

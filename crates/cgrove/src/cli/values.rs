@@ -75,14 +75,15 @@ pub(super) fn requirement(text: &str) -> Result<Requirement, String> {
         Some((name, class)) => (name, Some(class)),
         None => (text, None),
     };
-    for backend in [Backend::Gate, Backend::Ptrace] {
+    for backend in [Backend::Kernel, Backend::Gate, Backend::Ptrace, Backend::Reaper] {
         if name == backend.name() && class.is_none() {
             return Ok(Requirement::Backend(backend));
         }
     }
     let feature = Feature::ALL.iter().find(|(known, _)| *known == name).map(|(_, f)| *f);
     let Some(feature) = feature else {
-        return Err("known are pids, cpu, kill, memory, cpu-max, gate and ptrace".to_owned());
+        let known = "known are pids, cpu, kill, memory, cpu-max, kernel, gate, ptrace and reaper";
+        return Err(known.to_owned());
     };
     let class = match class {
         None => Class::Sampled,

@@ -14,6 +14,7 @@ mod freeze;
 mod groups;
 mod identity;
 mod inputs;
+mod kernel;
 mod kit;
 mod limits;
 mod live;
@@ -52,6 +53,8 @@ pub const SMALL_PID_MAX: &str = "small pid_max";
 
 /// The rights of root: some processes are to be another user's.
 pub const SUPERUSER: &str = "superuser";
+/// A cgroup2 mount in which this process may make cgroups, and hand them to others.
+pub const OWN_CGROUP: &str = "cgroup2 that groups can be made in";
 
 /// The right to make a pid namespace, and a mount namespace with a `/proc` for it.
 pub const PID_NAMESPACE: &str = "right to make a pid namespace";
@@ -81,6 +84,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("groups", groups::TESTS),
     ("identity", identity::TESTS),
     ("inputs", inputs::TESTS),
+    ("kernel", kernel::TESTS),
     ("limits", limits::TESTS),
     ("live", live::TESTS),
     ("memory", memory::TESTS),
@@ -150,6 +154,9 @@ fn is_here(need: &str) -> bool {
         SMALL_PID_MAX => std::fs::read_to_string("/proc/sys/kernel/pid_max")
             .is_ok_and(|text| text.trim().parse().is_ok_and(|max: u32| max <= 70_000)),
         SUPERUSER => nix::unistd::geteuid().is_root(),
+        OWN_CGROUP => {
+            nix::unistd::geteuid().is_root() && cgrove_host::kernel::Place::find().is_ok()
+        }
         PID_NAMESPACE => {
             let script = "mount -t proc proc /proc";
             let mut command = Command::new("unshare");

@@ -55,11 +55,26 @@ pub struct Place {
     pub pidfd: bool,
     /// The kernel's own cgroup.
     pub cgroup2: Cgroup2,
+    /// Every backend, the strongest first.
+    pub rungs: Vec<Rung>,
     /// What a run would use.
     pub backend: Backend,
     /// Why.
     pub backend_reason: String,
     /// What each feature would give with it.
+    pub classes: Vec<FeatureClass>,
+}
+
+/// A backend, tried for real.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rung {
+    /// Which.
+    pub backend: Backend,
+    /// It can be had here.
+    pub works: bool,
+    /// Why, or why not.
+    pub reason: String,
+    /// What each feature would give with it; nothing if it cannot be had.
     pub classes: Vec<FeatureClass>,
 }
 
@@ -88,7 +103,7 @@ pub struct Cgroup2 {
 /// One feature and its class.
 #[derive(Debug, Clone, Serialize)]
 pub struct FeatureClass {
-    /// `pids`, `cpu` or `kill`.
+    /// `pids`, `cpu`, `kill`, `memory` or `cpu-max`.
     pub feature: &'static str,
     /// Its class.
     pub class: Class,
@@ -112,14 +127,48 @@ pub fn look() -> Place {
     let effective = field("CapEff").and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
     let mounts = read("self/mounts").unwrap_or_default();
     let me = getpid().as_raw();
-    let delegated = kernel::Place::find().ok().filter(|place| !place.is_root());
-    let holds = |controller: &str| {
-        delegated
-            .as_ref()
-            .is_some_and(|place| place.controllers().iter().any(|it| it == controller))
+    let place = kernel::Place::find();
+    let controllers = place.as_ref().map(kernel::Place::controllers).unwrap_or_default();
+    let tried = |backend| match (backend, &gate.error) {
+        (Backend::Gate, None) => Ok("seccomp user notification works here".to_owned()),
+        (Backend::Gate, Some(error)) => Err(error.clone()),
+        (Backend::Kernel, _) => try_rung(backend).map(|()| {
+            let dir = place.as_ref().map(|place| place.dir().display().to_string());
+            format!("{} is delegated to us", dir.unwrap_or_default())
+        }),
+        (Backend::Ptrace, _) => try_rung(backend).map(|()| "a tracer works here".to_owned()),
+        (Backend::Reaper, _) => Ok("needs nothing".to_owned()),
     };
-    let beside = if gate.works { Backend::Gate } else { Backend::Reaper };
-    let backend = if delegated.is_some() { Backend::Kernel } else { beside };
+    let mut rungs: Vec<Rung> = Vec::new();
+    // From the weakest, for what the kernel has no controller for is held by the next.
+    for backend in Backend::ALL.into_iter().rev() {
+        let tried = tried(backend);
+        let works = tried.is_ok();
+        let reason = tried.unwrap_or_else(|why| why);
+        let beside = rungs.iter().rfind(|rung: &&Rung| rung.works).map(|rung| rung.backend);
+        let class = |feature: Feature| {
+            let controller = match feature {
+                Feature::Pids => "pids",
+                Feature::Memory => "memory",
+                Feature::CpuMax => "cpu",
+                Feature::Cpu | Feature::Kill => "",
+            };
+            let lacks = !controller.is_empty() && !controllers.iter().any(|it| it == controller);
+            let of = if backend == Backend::Kernel && lacks { beside } else { Some(backend) };
+            feature.class(of.unwrap_or(Backend::Reaper), sigchld_ignored)
+        };
+        let classes = Feature::ALL.iter().filter(|_| works);
+        let classes = classes.map(|&(feature, it)| FeatureClass { feature, class: class(it) });
+        rungs.push(Rung { backend, works, reason, classes: classes.collect() });
+    }
+    rungs.reverse();
+    let taken = rungs.iter().find(|rung| rung.works);
+    let backend = taken.map_or(Backend::Reaper, |rung| rung.backend);
+    let classes = taken.map(|rung| rung.classes.clone()).unwrap_or_default();
+    let backend_reason = match (backend, &gate.error) {
+        (Backend::Reaper, Some(error)) => error.clone(),
+        _ => taken.map(|rung| rung.reason.clone()).unwrap_or_default(),
+    };
     Place {
         kernel: read("sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
         seccomp_filters: field("Seccomp_filters").and_then(|n| n.parse().ok()),
@@ -132,23 +181,9 @@ pub fn look() -> Place {
         pidfd: sys::pidfd_open(me).is_ok(),
         cgroup2: cgroup2(&mounts, &read("self/cgroup").unwrap_or_default()),
         backend,
-        backend_reason: match (&delegated, &gate.error) {
-            (Some(place), _) => format!("{} is delegated to us", place.dir().display()),
-            (None, None) => "seccomp user notification works here".to_owned(),
-            (None, Some(error)) => error.clone(),
-        },
-        classes: Feature::ALL
-            .iter()
-            .map(|&(name, feature)| FeatureClass {
-                feature: name,
-                class: match feature {
-                    Feature::Pids if !holds("pids") => feature.class(beside, sigchld_ignored),
-                    Feature::Memory if !holds("memory") => feature.class(beside, sigchld_ignored),
-                    Feature::CpuMax if !holds("cpu") => feature.class(beside, sigchld_ignored),
-                    _ => feature.class(backend, sigchld_ignored),
-                },
-            })
-            .collect(),
+        backend_reason,
+        classes,
+        rungs,
         gate,
     }
 }

@@ -32,6 +32,15 @@ pub enum Command {
     Doctor {
         /// As JSON.
         json: bool,
+        /// Without measuring.
+        quick: bool,
+    },
+    /// What a measurement of the doctor runs.
+    DoctorLoad {
+        /// Its kind.
+        what: String,
+        /// How much of it.
+        amount: u64,
     },
     /// `cgrove tree`, `ls`, `get`, `set`, `metrics`, `freeze`, `thaw`
     Live(Live),
@@ -87,7 +96,12 @@ enum Sub {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+        /// Measure nothing, which takes some seconds
+        #[arg(long)]
+        quick: bool,
     },
+    #[command(hide = true)]
+    DoctorLoad { what: String, amount: u64 },
     /// Watch the live runs, their cgroups and processes
     Top {
         /// Only this run
@@ -134,7 +148,8 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         .map_err(stop)?;
     Ok(match cli.command {
         Sub::Run(args) => Command::Run(Box::new(args.resolve())),
-        Sub::Doctor { json } => Command::Doctor { json },
+        Sub::Doctor { json, quick } => Command::Doctor { json, quick },
+        Sub::DoctorLoad { what, amount } => Command::DoctorLoad { what, amount },
         Sub::Group(command) => Command::Group(command.resolve()),
         Sub::Live(command) => Command::Live(command.resolve()),
         Sub::Events { path, json } => Command::Events { path, json },

@@ -2,17 +2,35 @@
 
 use std::fmt::Write;
 
+use cgrove_host::options::Feature;
 use cgrove_host::probe::{self, Place};
 
-use crate::say;
+use serde::Serialize;
 
-/// Looks around and prints what it found; returns the exit status.
-pub fn doctor(json: bool) -> i32 {
+use crate::say;
+use measure::Measured;
+
+pub mod measure;
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Findings<'a> {
+    #[serde(flatten)]
+    place: &'a Place,
+    /// By backend; empty if nothing was to be measured.
+    measured: &'a [Measured],
+}
+
+/// Looks around, measures unless it is to be `quick`, and prints what it found; returns the exit
+/// status.
+pub fn doctor(json: bool, quick: bool) -> i32 {
     let place = probe::look();
+    let rungs = place.rungs.iter().filter(|rung| rung.works && !quick);
+    let measured: Vec<Measured> = rungs.map(|rung| measure::measure(rung.backend)).collect();
     if !json {
-        return say::out(&words(&place));
+        return say::out(&(words(&place) + &table(&place) + &figures(&measured)));
     }
-    match serde_json::to_string(&place) {
+    match serde_json::to_string(&Findings { place: &place, measured: &measured }) {
         Ok(text) => say::out(&(text + "\n")),
         Err(error) => {
             say::failed(&format_args!("cannot print the findings: {error}; please report this bug"))
@@ -71,8 +89,61 @@ fn words(place: &Place) -> String {
         place.backend.name(),
         place.backend_reason
     );
-    for item in &place.classes {
-        let _ = writeln!(text, "  {:<6}{}", item.feature, item.class.name());
+    text
+}
+
+/// What each backend gives here, and why some cannot be had.
+fn table(place: &Place) -> String {
+    let mut text = format!("\n{:<9}{:<7}", "backend", "here");
+    for (feature, _) in Feature::ALL {
+        let _ = write!(text, "{feature:<9}");
+    }
+    text = text.trim_end().to_owned() + "\n";
+    for rung in &place.rungs {
+        let here = match rung.works {
+            true if rung.backend == place.backend => "taken",
+            true => "yes",
+            false => "no",
+        };
+        let mut line = format!("{:<9}{here:<7}", rung.backend.name());
+        for (feature, _) in Feature::ALL {
+            let class = rung.classes.iter().find(|item| item.feature == feature);
+            let _ = write!(line, "{:<9}", class.map_or("-", |item| item.class.name()));
+        }
+        text += &(line.trim_end().to_owned() + "\n");
+    }
+    for rung in place.rungs.iter().filter(|rung| !rung.works) {
+        let _ = writeln!(text, "no {}: {}", rung.backend.name(), rung.reason);
     }
     text
+}
+
+/// What it costs here, and by how much limits are passed.
+fn figures(measured: &[Measured]) -> String {
+    if measured.is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "\n{:<9}{:<10}{:<12}{:<17}{:<15}{}\n",
+        "measured",
+        "start",
+        "fork, exec",
+        format!("{} MiB of memory", measure::MEMORY_MIB),
+        format!("{} % of a CPU", measure::CPU_PERCENT),
+        format!("{} tasks", measure::TASKS),
+    );
+    let or = |it: Option<String>| it.unwrap_or_else(|| "?".to_owned());
+    for it in measured {
+        let _ = writeln!(
+            text,
+            "{:<9}{:<10}{:<12}{:<17}{:<15}{}",
+            it.backend.name(),
+            or(it.start_ms.map(|ms| format!("{ms:+.1} ms"))),
+            or(it.fork_ratio.map(|ratio| format!("x{ratio:.2}"))),
+            or(it.memory_over_percent.map(|over| format!("{over:+.0} %"))),
+            or(it.cpu_over_percent.map(|over| format!("{over:+.0} %"))),
+            or(it.tasks_peak.map(|peak| format!("{peak} at once"))),
+        );
+    }
+    text + "(start and fork beside the bare command; the others: by how much the limit was passed)\n"
 }

@@ -36,7 +36,8 @@ fn cgrove(args: Vec<OsString>) -> i32 {
     };
     match cli::parse(args) {
         Ok(cli::Command::Run(run)) => run::run(&run, closed[1]),
-        Ok(cli::Command::Doctor { json }) => doctor::doctor(json),
+        Ok(cli::Command::Doctor { json, quick }) => doctor::doctor(json, quick),
+        Ok(cli::Command::DoctorLoad { what, amount }) => doctor::measure::load(&what, amount),
         Ok(cli::Command::Group(what)) => group::group(what, closed),
         Ok(cli::Command::Events { path, json }) => events::follow(&path, json),
         Ok(cli::Command::Live(what)) => live::live(what),

@@ -106,10 +106,12 @@ pub fn look() -> Place {
     let mounts = read("self/mounts").unwrap_or_default();
     let me = getpid().as_raw();
     let delegated = kernel::Place::find().ok().filter(|place| !place.is_root());
+    let obstacle = delegated.as_ref().and_then(|place| place.may_enable(me).err());
     let holds = |controller: &str| {
-        delegated
-            .as_ref()
-            .is_some_and(|place| place.controllers().iter().any(|it| it == controller))
+        delegated.as_ref().is_some_and(|place| {
+            let has = |list: Vec<String>| list.iter().any(|it| it == controller);
+            has(place.enabled()) || (obstacle.is_none() && has(place.controllers()))
+        })
     };
     let beside = if gate.works { Backend::Gate } else { Backend::Reaper };
     let backend = if delegated.is_some() { Backend::Kernel } else { beside };
@@ -126,7 +128,11 @@ pub fn look() -> Place {
         cgroup2: cgroup2(&mounts, &read("self/cgroup").unwrap_or_default()),
         backend,
         backend_reason: match (&delegated, &gate.error) {
-            (Some(place), _) => format!("{} is delegated to us", place.dir().display()),
+            (Some(place), _) => {
+                let dir = place.dir().display();
+                let but = obstacle.as_ref().map_or(String::new(), |why| format!(", but {why}"));
+                format!("{dir} is delegated to us{but}")
+            }
             (None, None) => "seccomp user notification works here".to_owned(),
             (None, Some(error)) => error.clone(),
         },

@@ -128,13 +128,20 @@ pub fn look() -> Place {
     let mounts = read("self/mounts").unwrap_or_default();
     let me = getpid().as_raw();
     let place = kernel::Place::find();
-    let controllers = place.as_ref().map(kernel::Place::controllers).unwrap_or_default();
+    let obstacle = place.as_ref().ok().and_then(|place| place.may_enable(me).err());
+    let holds = |controller: &str| {
+        place.as_ref().is_ok_and(|place| {
+            let has = |list: Vec<String>| list.iter().any(|it| it == controller);
+            has(place.enabled()) || (obstacle.is_none() && has(place.controllers()))
+        })
+    };
     let tried = |backend| match (backend, &gate.error) {
         (Backend::Gate, None) => Ok("seccomp user notification works here".to_owned()),
         (Backend::Gate, Some(error)) => Err(error.clone()),
         (Backend::Kernel, _) => try_rung(backend).map(|()| {
             let dir = place.as_ref().map(|place| place.dir().display().to_string());
-            format!("{} is delegated to us", dir.unwrap_or_default())
+            let but = obstacle.as_ref().map_or(String::new(), |why| format!(", but {why}"));
+            format!("{} is delegated to us{but}", dir.unwrap_or_default())
         }),
         (Backend::Ptrace, _) => try_rung(backend).map(|()| "a tracer works here".to_owned()),
         (Backend::Reaper, _) => Ok("needs nothing".to_owned()),
@@ -153,7 +160,7 @@ pub fn look() -> Place {
                 Feature::CpuMax => "cpu",
                 Feature::Cpu | Feature::Kill => "",
             };
-            let lacks = !controller.is_empty() && !controllers.iter().any(|it| it == controller);
+            let lacks = !controller.is_empty() && !holds(controller);
             let of = if backend == Backend::Kernel && lacks { beside } else { Some(backend) };
             feature.class(of.unwrap_or(Backend::Reaper), sigchld_ignored)
         };

@@ -42,45 +42,59 @@ pub struct Leaf {
     controllers: Vec<String>,
 }
 
+impl Place {
+    /// Whether controllers may be switched on here for a run of `front`'s.
+    ///
+    /// EPERM: it is the root. EBUSY: it has processes of others, or cgroups, which would get the
+    /// controllers as well, and lose them at the end.
+    pub fn may_enable(&self, front: RawPid) -> Result<(), KernelError> {
+        let at = self.dir().display();
+        let refused = |what: String, errno| Err(KernelError::new(what, errno));
+        if self.is_root() {
+            let what = "is the root of the hierarchy, and its controllers everybody's";
+            return refused(format!("{at} {what}"), Errno::EPERM);
+        }
+        let cannot = |errno| KernelError::new(format!("cannot look at who is in {at}"), errno);
+        let mut proc = Proc::open().map_err(cannot)?;
+        let pids = processes(self.dir()).map_err(cannot)?;
+        match pids.into_iter().find(|pid| !is_ours(&mut proc, front, *pid)) {
+            Some(0) => {
+                let what = format!("{at} has processes of another pid namespace");
+                return refused(what, Errno::EBUSY);
+            }
+            Some(pid) => {
+                let name = proc.name(pid).map(String::from_utf8_lossy).unwrap_or_default();
+                let name = name.escape_debug();
+                let what = format!("{at} has processes of others in it, such as {pid} ({name})");
+                return refused(what, Errno::EBUSY);
+            }
+            None => {}
+        }
+        match children(self.dir()).next() {
+            None => Ok(()),
+            Some(child) => {
+                let child = child.to_string_lossy();
+                let child = child.escape_debug();
+                refused(format!("{at} has other cgroups in it, such as {child}"), Errno::EBUSY)
+            }
+        }
+    }
+}
+
 impl Leaf {
     /// Enables controllers in a place whose processes all descend from `front`, or are it.
     ///
-    /// EPERM: the place is the root. EBUSY: it has processes of others, or cgroups, which would get the
-    /// controllers as well, and lose them at the end. Else what the kernel said of the first
-    /// controller; those that it took are on if any was taken.
+    /// Errors as of [`Place::may_enable`], else what the kernel said of the first controller; those
+    /// that it took are on if any was taken.
     pub fn step_aside(
         place: &Place,
         controllers: &[String],
         front: RawPid,
     ) -> Result<Leaf, KernelError> {
+        place.may_enable(front)?;
         let at = place.dir().display();
-        if place.is_root() {
-            let what =
-                format!("{at} is the root of the hierarchy, and its controllers everybody's");
-            return Err(KernelError::new(what, Errno::EPERM));
-        }
         let cannot = |what: &str, errno| KernelError::new(format!("cannot {what} {at}"), errno);
         let mut proc = Proc::open().map_err(|errno| cannot("look at who is in", errno))?;
-        let strangers = |proc: &mut Proc| -> Result<Option<RawPid>, Errno> {
-            let pids = processes(place.dir())?.into_iter();
-            Ok(pids.into_iter().find(|pid| !is_ours(proc, front, *pid)))
-        };
-        match strangers(&mut proc).map_err(|errno| cannot("look at who is in", errno))? {
-            Some(0) => {
-                let what = format!("{at} has processes of another pid namespace");
-                return Err(KernelError::new(what, Errno::EBUSY));
-            }
-            Some(pid) => {
-                let name = proc.command_line(pid).join(" ");
-                let what = format!("{at} has processes of others in it, such as {pid} ({name})");
-                return Err(KernelError::new(what, Errno::EBUSY));
-            }
-            None => {}
-        }
-        if let Some(child) = children(place.dir()).next() {
-            let what = format!("{at} has other cgroups in it, such as {}", child.display());
-            return Err(KernelError::new(what, Errno::EBUSY));
-        }
         let maker = Maker::me().map_err(|errno| cannot("look at who is in", errno))?;
         let dir = place.dir().join(format!("{OWN}{maker}-{}", controllers.join("+")));
         fs::create_dir(&dir).map_err(|e| cannot("make a cgroup in", super::of(&e)))?;

@@ -61,7 +61,7 @@ Outcome  --json FILE           write the report as JSON; --series: with curves
 Holding  --name NAME           the cgroup's name [run-PID], see `cgrove tree`
          --keep-descendants    last until the last descendant ends, kill none
          --die-with-parent     end when the starter does, or the process =PID
-         --backend WHICH       auto, kernel, gate, ptrace, reaper: `cgrove doctor`
+         --backend WHICH       auto, kernel, gate, ptrace, reaper; see doctor
          --require LIST        or do not start: pids=exact,cpu,kill=exact,gate
 
 The exit status is the command's; 128+N: signal N killed it; 124: timed out;

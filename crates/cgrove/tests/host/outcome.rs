@@ -21,6 +21,7 @@ crate::tests![
     left_behind_is_killed_counted_and_named,
     keeping_descendants_waits_for_the_last,
     doctor_agrees_with_a_run[UNTRACED],
+    doctor_measures_what_works[UNTRACED],
 ];
 
 fn the_status_passes_through(place: Place) {
@@ -188,7 +189,7 @@ fn doctor_agrees_with_a_run(place: Place) {
         let mut command = place.command(&crate::kit::kit().cgrove);
         command.arg("doctor").args(args).output().expect("the doctor answers")
     };
-    let output = doctor(&["--json"]);
+    let output = doctor(&["--json", "--quick"]);
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let report = run(place).acts("exit", 0).end().report();
     assert_eq!(found["backend"], report.backend.map(Backend::name).unwrap());
@@ -200,14 +201,35 @@ fn doctor_agrees_with_a_run(place: Place) {
     }
     let mut deaf = place.command("env");
     deaf.arg("--ignore-signal=CHLD").arg(&crate::kit::kit().cgrove);
-    let deaf = deaf.args(["doctor", "--json"]).output().expect("the doctor answers").stdout;
+    let deaf =
+        deaf.args(["doctor", "--json", "--quick"]).output().expect("the doctor answers").stdout;
     let deaf: serde_json::Value = serde_json::from_slice(&deaf).expect("JSON");
     assert_eq!((&deaf["gate"], &deaf["backend"]), (&found["gate"], &found["backend"]));
     let cpu = deaf["classes"].as_array().unwrap().iter().find(|class| class["feature"] == "cpu");
     assert_eq!(cpu.unwrap()["class"], "sampled");
-    let words = String::from_utf8(doctor(&[]).stdout).unwrap();
+    let words = String::from_utf8(doctor(&["--quick"]).stdout).unwrap();
     for row in ["fork gate", "ptrace scope", "subreaper", "kernel cgroup2", "children", "takes the"]
     {
         assert!(words.contains(row), "no {row} in {words}");
+    }
+}
+
+fn doctor_measures_what_works(place: Place) {
+    let mut doctor = place.command(&crate::kit::kit().cgrove);
+    let found = doctor.args(["doctor", "--json"]).output().expect("the doctor answers").stdout;
+    let found: serde_json::Value = serde_json::from_slice(&found).expect("JSON");
+    let list = |what: &str| found[what].as_array().unwrap_or_else(|| panic!("{found}")).clone();
+    let names = ["kernel", "gate", "ptrace", "reaper"];
+    assert!(list("rungs").iter().map(|rung| &rung["backend"]).eq(names), "{found}");
+    let works = list("rungs").into_iter().filter(|rung| rung["works"] == true);
+    let works: Vec<_> = works.map(|rung| rung["backend"].clone()).collect();
+    let measured = list("measured");
+    assert!(measured.iter().map(|it| &it["backend"]).eq(&works), "{found}");
+    for it in measured {
+        for figure in ["start_ms", "fork_ratio", "memory_over_percent", "cpu_over_percent"] {
+            assert!(it[figure].is_f64(), "{figure}: {it}");
+        }
+        let peak = it["tasks_peak"].as_u64().expect("a peak");
+        assert!(it["backend"] == "reaper" || (1..=8).contains(&peak), "{it}");
     }
 }

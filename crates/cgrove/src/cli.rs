@@ -100,8 +100,6 @@ enum Sub {
         #[arg(long)]
         quick: bool,
     },
-    #[command(hide = true)]
-    DoctorLoad { what: String, amount: u64 },
     /// Watch the live runs, their cgroups and processes
     Top {
         /// Only this run
@@ -139,6 +137,9 @@ enum Sub {
 
 /// Parses the arguments, the program's name first.
 pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
+    if let Some(load) = doctor_load(&args) {
+        return Ok(load);
+    }
     let short = Cli::command()
         .mut_subcommand("run", |run| run.override_help(run::SCREEN))
         .mut_subcommand("exec", |exec| exec.override_help(group::exec_screen()));
@@ -149,7 +150,6 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
     Ok(match cli.command {
         Sub::Run(args) => Command::Run(Box::new(args.resolve())),
         Sub::Doctor { json, quick } => Command::Doctor { json, quick },
-        Sub::DoctorLoad { what, amount } => Command::DoctorLoad { what, amount },
         Sub::Group(command) => Command::Group(command.resolve()),
         Sub::Live(command) => Command::Live(command.resolve()),
         Sub::Events { path, json } => Command::Events { path, json },
@@ -163,6 +163,14 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         Sub::Man { dir: None } => return Err(Stop::Text(manual::first())),
         Sub::Man { dir: Some(dir) } => Command::Manual { dir, pages: manual::pages() },
     })
+}
+
+/// What the doctor starts to measure a place, which is no command of the user's.
+fn doctor_load(args: &[OsString]) -> Option<Command> {
+    let [_, load, what, amount] = args else { return None };
+    let amount = amount.to_str()?.parse().ok()?;
+    (load == "doctor-load")
+        .then(|| Command::DoctorLoad { what: what.to_string_lossy().into(), amount })
 }
 
 /// The names of all commands, but for the one that explains them.

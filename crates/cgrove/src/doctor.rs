@@ -123,14 +123,14 @@ fn figures(measured: &[Measured]) -> String {
     if measured.is_empty() {
         return String::new();
     }
+    let memory = format!("{} MiB of memory", measure::MEMORY_MIB);
+    let cpu = format!("{} % of a CPU", measure::CPU_PERCENT);
     let mut text = format!(
-        "\n{:<9}{:<10}{:<12}{:<17}{:<15}{}\n",
+        "\n{:<9}{:<10}{:<12}{memory:<17}{cpu:<15}{} tasks\n",
         "measured",
         "start",
         "fork, exec",
-        format!("{} MiB of memory", measure::MEMORY_MIB),
-        format!("{} % of a CPU", measure::CPU_PERCENT),
-        format!("{} tasks", measure::TASKS),
+        measure::TASKS,
     );
     let or = |it: Option<String>| it.unwrap_or_else(|| "?".to_owned());
     for it in measured {

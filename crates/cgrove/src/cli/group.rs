@@ -25,7 +25,7 @@ pub(super) enum GroupCommand {
         /// Write a file of its cgroup first: pids.max=64
         #[arg(long, value_name = "FILE=VALUE", value_parser = values::setting)]
         set: Vec<(String, String)>,
-        /// Hold trees by auto, gate, ptrace or reaper
+        /// Hold by gate, ptrace or reaper
         #[arg(long, value_enum, default_value_t = BackendArg::Auto, hide_possible_values = true)]
         backend: BackendArg,
     },

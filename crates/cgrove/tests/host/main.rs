@@ -101,7 +101,8 @@ const MODULES: &[(&str, &[Test])] = &[
 ];
 
 /// Modules that have nothing to do with how forks ask.
-const OF_ITS_OWN: &[&str] = &["inputs", "live", "python", "seeing", "tools", "watching"];
+const OF_ITS_OWN: &[&str] =
+    &["events", "inputs", "kernel", "live", "parent", "python", "seeing", "tools", "watching"];
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);

@@ -1,0 +1,195 @@
+//! The system calls that no safe wrapper covers: all unsafe code of this crate.
+//!
+//! The guard's life after the fork is here too, because of what it may not do: the process was
+//! copied in the middle of whatever its other threads did, so it calls the kernel and nothing else,
+//! no allocator above all.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
+use std::io::IoSliceMut;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+/// A mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MountId {
+    /// Never another mount's, where the kernel has such numbers (Linux 6.8). Else it is the number
+    /// in `mountinfo`, which comes back once the mount is gone.
+    pub(crate) id: u64,
+    /// Its device's number, major in the upper half, which comes back likewise.
+    pub(crate) device: u64,
+}
+
+/// The number of a mount that never comes back (libc has no name for it yet).
+const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+
+/// The mount that a path leads to. A FUSE server is not asked, so this does not wait for one that is
+/// dead or slow.
+pub(crate) fn mount_at(path: &CStr) -> Result<MountId, Errno> {
+    let flags = libc::AT_STATX_DONT_SYNC | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    let mask = libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
+    let mut found = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: `path` is a C string, and statx(2) writes at most one `statx` to `found`.
+    let done =
+        unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, mask, found.as_mut_ptr()) };
+    if done < 0 {
+        return Err(Errno::last());
+    }
+    // SAFETY: every bit pattern is a `statx`, and the bytes were zeroed.
+    let found = unsafe { found.assume_init() };
+    let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
+    Ok(MountId { id: found.stx_mnt_id, device })
+}
+
+/// The descriptor that comes with a message; `None` if the other side hangs up instead.
+pub(crate) fn receive_descriptor(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
+    let mut byte = [0];
+    let mut room = nix::cmsg_space!(c_int);
+    let mut parts = [IoSliceMut::new(&mut byte)];
+    let message = loop {
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut room), flags) {
+            Err(Errno::EINTR) => {}
+            other => break other?,
+        }
+    };
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control
+            && let [descriptor, ..] = descriptors[..]
+        {
+            // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+            // There is room for one, so no other can have come along.
+            return Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) }));
+        }
+    }
+    Ok(None)
+}
+
+/// A descriptor of this process, readable once the whole of it has ended.
+pub(crate) fn own_pidfd() -> Result<OwnedFd, Errno> {
+    // SAFETY: getpid(2) and pidfd_open(2) touch no memory.
+    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
+    let opened = c_int::try_from(Errno::result(opened)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(opened) })
+}
+
+/// What the guard has to know, made before it is forked.
+pub(crate) struct Plan {
+    pub(crate) path: CString,
+    /// The mount that this was in.
+    pub(crate) before: MountId,
+    /// The program that unmounts for who may not, and its arguments, its own name first.
+    pub(crate) helper: Option<(CString, Vec<CString>)>,
+}
+
+/// Said to the guard instead of a mount's number: its work is done.
+pub(crate) const DISMISSED: u64 = u64::MAX;
+
+/// Forks the guard; returns its pid. `orders` and `server` are the descriptors that it keeps.
+///
+/// The child does not announce its end with SIGCHLD, and is waited for by nobody who does not ask
+/// for it (`__WALL`): whose process this is need not know of it.
+pub(crate) fn fork_guard(
+    plan: &Plan,
+    orders: BorrowedFd<'_>,
+    server: BorrowedFd<'_>,
+) -> Result<c_int, Errno> {
+    let mut args: Vec<*const c_char> = Vec::new();
+    if let Some((_, words)) = &plan.helper {
+        args.extend(words.iter().map(|word| word.as_ptr()));
+    }
+    args.push(ptr::null());
+    let none: c_long = 0;
+    // SAFETY: clone(2) without flags and without a stack is fork(2). The child calls `guard`, which
+    // never returns and does nothing but system calls on memory that was made before.
+    match unsafe { libc::syscall(libc::SYS_clone, none, none, none, none, none) } {
+        0 => guard(plan, &args, orders.as_raw_fd(), server.as_raw_fd()),
+        pid => c_int::try_from(Errno::result(pid)?).map_err(|_| Errno::EINVAL),
+    }
+}
+
+/// The guard: waits for an order or for the end of the server, and unmounts.
+fn guard(plan: &Plan, args: &[*const c_char], orders: c_int, server: c_int) -> ! {
+    // SAFETY: system calls on descriptors of this process and on memory that outlives them; see the
+    // module's text for why nothing else is called. None of the results can be used to do better.
+    unsafe {
+        // What ends the server's process group, session or terminal does not end the guard.
+        let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
+        libc::memset(all.as_mut_ptr().cast(), 0xff, mem::size_of::<libc::sigset_t>());
+        libc::sigprocmask(libc::SIG_BLOCK, all.as_ptr(), ptr::null_mut());
+        libc::setsid();
+        libc::prctl(libc::PR_SET_NAME, c"cgrove-guard".as_ptr());
+        libc::chdir(c"/".as_ptr());
+        // It holds nothing of the server's: not what it serves, not whom it writes to.
+        let (low, high) = (3, 4);
+        let server = libc::fcntl(server, libc::F_DUPFD, 10);
+        let orders = libc::fcntl(orders, libc::F_DUPFD, 10);
+        libc::dup2(orders, low);
+        libc::dup2(server, high);
+        libc::syscall(libc::SYS_close_range, high + 1, c_int::MAX, 0);
+        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+        for stream in 0..3 {
+            if null < 0 {
+                libc::close(stream);
+            } else {
+                libc::dup2(null, stream);
+            }
+        }
+        if null > high {
+            libc::close(null);
+        }
+        let said = await_end(low, high);
+        let now = mount_at(&plan.path);
+        let ours = match said {
+            Some(id) => now.is_ok_and(|now| now.id == id),
+            // It ended while it mounted. What has appeared there is ours if nobody serves it.
+            None => {
+                let mut status = MaybeUninit::<libc::stat>::zeroed();
+                now.is_ok_and(|now| now != plan.before)
+                    && libc::stat(plan.path.as_ptr(), status.as_mut_ptr()) < 0
+                    && Errno::last() == Errno::ENOTCONN
+            }
+        };
+        if ours
+            && libc::umount2(plan.path.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) < 0
+            && let Some((helper, _)) = &plan.helper
+        {
+            let nothing: [*const c_char; 1] = [ptr::null()];
+            libc::execve(helper.as_ptr(), args.as_ptr(), nothing.as_ptr());
+        }
+        libc::_exit(0)
+    }
+}
+
+/// Waits until the server is gone; the mount that it had said it serves. Ends the guard if it is
+/// dismissed.
+fn await_end(orders: c_int, server: c_int) -> Option<u64> {
+    let mut id = None;
+    loop {
+        let of = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut both = [of(orders), of(server)];
+        // SAFETY: `both` holds two entries.
+        if unsafe { libc::poll(both.as_mut_ptr(), 2, -1) } < 0 {
+            continue;
+        }
+        if both[0].revents != 0 {
+            let mut order = [0_u8; mem::size_of::<u64>()];
+            // SAFETY: read(2) writes at most the length of `order` to it.
+            let got = unsafe { libc::read(orders, order.as_mut_ptr().cast(), order.len()) };
+            match (usize::try_from(got), u64::from_ne_bytes(order)) {
+                // SAFETY: no preconditions; does not return.
+                (Ok(8), DISMISSED) => unsafe { libc::_exit(0) },
+                (Ok(8), said) => id = Some(said),
+                // Nobody has the other end any more.
+                _ => return id,
+            }
+        } else {
+            return id;
+        }
+    }
+}

@@ -7,6 +7,7 @@ mod group;
 mod limits;
 mod live;
 mod manual;
+mod mount;
 mod run;
 mod topics;
 mod values;
@@ -20,6 +21,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use self::run::Run;
 use crate::group::Group;
 use crate::live::Live;
+use crate::mount::Mount;
 use crate::top::Top;
 
 /// What was asked for.
@@ -37,6 +39,8 @@ pub enum Command {
     Live(Live),
     /// `cgrove top`
     Top(Top),
+    /// `cgrove mount`
+    Mount(Mount),
     /// `cgrove man DIR`
     Manual {
         /// Where the pages go.
@@ -62,7 +66,7 @@ pub enum Stop {
     disable_help_subcommand = true,
     help_template = "{about}\n\nUsage: {usage}\n\n{subcommands}{after-help}",
     after_help = "More: `cgrove COMMAND --help`; `cgrove help TOPIC`: limits, backends, report,\n\
-        watching, files, groups, environment, exit-status; `cgrove --version`."
+        watching, files, groups, mounting, environment, exit-status; `--version`."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -91,6 +95,8 @@ enum Sub {
     },
     #[command(flatten)]
     Live(live::LiveCommand),
+    /// Mount a cgroup2 tree without processes, to try programs on
+    Mount(mount::MountArgs),
     /// Explain a topic or all options of a command
     Help {
         /// A topic or a command; without one, what there is
@@ -122,6 +128,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         Sub::Doctor { json } => Command::Doctor { json },
         Sub::Group(command) => Command::Group(command.resolve()),
         Sub::Live(command) => Command::Live(command.resolve()),
+        Sub::Mount(args) => Command::Mount(args.resolve()),
         Sub::Top { name, once } => Command::Top(Top { name, once }),
         Sub::Help { topic } => return Err(topics::help(topic.as_deref())),
         Sub::Completions { shell } => {

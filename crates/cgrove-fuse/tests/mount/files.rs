@@ -83,7 +83,7 @@ fn what_cannot_be_done_is_refused_as_by_linux(place: Place) {
     let flags = RenameFlags::RENAME_NOREPLACE;
     let new = a.with_file_name("c");
     assert_eq!(renameat2(at, &a, at, &new, flags), Err(Errno::EINVAL));
-    let create = OpenOptions::new().write(true).create(true).open(mount.path("a/new"));
+    let create = OpenOptions::new().append(true).create(true).open(mount.path("a/new"));
     assert_eq!(errno(create).err(), Some(Errno::EACCES));
     let create = OpenOptions::new().write(true).create_new(true).open(&file);
     assert_eq!(errno(create).err(), Some(Errno::EEXIST));

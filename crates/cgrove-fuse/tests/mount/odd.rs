@@ -97,7 +97,7 @@ fn ten_thousand_files_are_open(place: Place) {
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(10_100), hard).unwrap();
     let count = usize::try_from(hard.min(10_100)).unwrap() - 100;
     let open = |n: usize| {
-        let name = if n % 2 == 0 { "a/cgroup.events" } else { "cgroup.stat" };
+        let name = if n.is_multiple_of(2) { "a/cgroup.events" } else { "cgroup.stat" };
         File::open(mount.path(name)).unwrap()
     };
     let files: Vec<File> = (0..count).map(open).collect();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Stdio;
 
 use nix::errno::Errno;
@@ -22,7 +22,7 @@ crate::tests!(&[Place::Root];
     only_owners_change_modes,
 );
 
-fn text(path: &PathBuf) -> &str {
+fn text(path: &Path) -> &str {
     path.to_str().expect("text")
 }
 
@@ -50,7 +50,7 @@ fn strangers_may_read_and_not_change(place: Place) {
     assert_eq!(USER.does(&["read", text(&max)]), "max\n");
     assert_eq!(USER.does(&["list", text(&a)]), "EACCES");
     let root = Who { uid: 0, gid: 0, groups: &[] };
-    fs::set_permissions(&a, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&a, Permissions::from_mode(0o000)).unwrap();
     assert_eq!(root.does(&["read", text(&max)]), "max\n");
     assert_eq!(root.does(&["access", "6", text(&max)]), "ok");
     assert_eq!(root.does(&["access", "1", text(&max)]), "EACCES", "nobody may execute it");
@@ -138,7 +138,7 @@ fn whoever_opened_a_file_is_judged(place: Place) {
     assert_eq!(USER.does(&["write", text(&max), "3"]), "EACCES");
     assert_eq!(USER.does_with(&["write-stdin", "3"], open()), "ok");
     assert_eq!(USER.does_with(&["read-stdin"], open()), "3\n");
-    fs::set_permissions(mount.path("a"), Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(mount.path("a"), Permissions::from_mode(0o000)).unwrap();
     assert_eq!(USER.does_with(&["read-stdin"], open()), "3\n");
     // Open for reading only, whoever he is.
     let read = Stdio::from(File::open(&max).unwrap());

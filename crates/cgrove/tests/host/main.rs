@@ -16,6 +16,7 @@ mod kit;
 mod limits;
 mod live;
 mod memory;
+mod mounting;
 mod odd;
 mod outcome;
 mod python;
@@ -50,6 +51,9 @@ pub const SMALL_PID_MAX: &str = "small pid_max";
 /// The right to make a pid namespace, and a mount namespace with a `/proc` for it.
 pub const PID_NAMESPACE: &str = "right to make a pid namespace";
 
+/// `/dev/fuse`, and the right to mount it or `fusermount3`.
+pub const MOUNTING: &str = "right to mount";
+
 /// Lists the tests of a module, with what they need.
 macro_rules! tests {
     ($($name:ident $([$($need:expr),+])?),+ $(,)?) => {
@@ -74,6 +78,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("limits", limits::TESTS),
     ("live", live::TESTS),
     ("memory", memory::TESTS),
+    ("mounting", mounting::TESTS),
     ("odd", odd::TESTS),
     ("outcome", outcome::TESTS),
     ("python", python::TESTS),
@@ -137,6 +142,7 @@ fn is_here(need: &str) -> bool {
             let command = command.stdout(Stdio::null()).stderr(Stdio::null());
             command.status().is_ok_and(|status| status.success())
         }
+        MOUNTING => mounting::is_possible(),
         tool => {
             let mut command = Command::new(tool);
             command.arg("--version").stdin(Stdio::null());

@@ -14,7 +14,8 @@ use nix::unistd::{Pid, geteuid};
 
 use crate::kit::{self, Directory, Mount, Place, errno, is_mounted, until_unmounted};
 
-crate::tests!(&Place::ALL;
+crate::tests!(
+    &Place::MOUNTS =>
     it_is_unmounted_when_dropped,
     open_files_are_no_obstacle,
     whoever_unmounts_by_hand_ends_it,
@@ -23,7 +24,7 @@ crate::tests!(&Place::ALL;
     a_guard_leaves_the_mounts_of_others_alone,
     a_server_without_a_guard_leaves_one,
     what_cannot_be_mounted_is_said,
-    one_over_another,
+    one_over_another;
 );
 
 /// `serve DIRECTORY`: mounts, says so, and serves until it is killed or its input ends.

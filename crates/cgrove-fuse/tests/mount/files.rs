@@ -14,21 +14,24 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::kit::{Mount, Place, errno};
 
-crate::tests!(&Place::ALL;
-    a_cgroup_is_made_used_and_removed,
+crate::tests!(
+    &Place::ALL =>
     what_cannot_be_done_is_refused_as_by_linux,
     content_is_read_in_pieces_and_again,
     a_write_is_one_request_wherever_it_goes,
     truncation_is_taken_and_does_nothing,
-    open_files_of_what_is_gone_say_so,
-    inode_numbers_stay_and_are_never_anothers,
+    open_files_of_a_removed_cgroup_say_so,
     lists_go_on_where_they_were_while_names_come_and_go,
     a_large_directory_is_listed_whole,
     names_are_any_bytes,
     extended_attributes_are_kept,
     modes_and_the_umask,
-    the_file_system_describes_itself,
-    a_cgroup_that_is_somebodys_directory_can_be_removed,
+    a_cgroup_that_is_somebodys_directory_can_be_removed;
+    &Place::MOUNTS =>
+    a_cgroup_is_made_used_and_removed,
+    open_files_of_a_controller_that_went_say_so,
+    inode_numbers_stay_and_are_never_anothers,
+    the_file_system_describes_itself;
 );
 
 fn a_cgroup_is_made_used_and_removed(place: Place) {
@@ -42,7 +45,7 @@ fn a_cgroup_is_made_used_and_removed(place: Place) {
     mount.write("a/pids.max", "0x10").unwrap();
     assert_eq!(mount.read("a/pids.max"), "16\n");
     assert_eq!(mount.write("a/pids.max", "-1"), Err(Errno::EINVAL));
-    assert_eq!(mount.write("a/cgroup.procs", "1"), Err(Errno::ESRCH));
+    assert_eq!(mount.write("a/cgroup.procs", "999999999"), Err(Errno::ESRCH));
     assert_eq!(mount.write("a/cgroup.procs", "0"), Err(Errno::ESRCH));
     mount.write("a/memory.max", "1M").unwrap();
     assert_eq!(mount.read("a/memory.max"), "1048576\n");
@@ -157,16 +160,15 @@ fn content_is_read_in_pieces_and_again(place: Place) {
 
 fn a_write_is_one_request_wherever_it_goes(place: Place) {
     let mount = Mount::empty(place);
-    mount.write("cgroup.subtree_control", "+pids").unwrap();
     mount.mkdir("a");
-    let path = mount.path("a/pids.max");
+    let path = mount.path("a/cgroup.max.descendants");
     let mut append = OpenOptions::new().append(true).open(&path).unwrap();
     append.write_all(b"5").unwrap();
     append.write_all(b"6\n").unwrap();
-    assert_eq!(mount.read("a/pids.max"), "6\n");
+    assert_eq!(mount.read("a/cgroup.max.descendants"), "6\n");
     let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     assert_eq!(file.write_at(b"77", 1000).unwrap(), 2);
-    assert_eq!(mount.read("a/pids.max"), "77\n");
+    assert_eq!(mount.read("a/cgroup.max.descendants"), "77\n");
     assert_eq!(file.write_at(b"", 0).unwrap(), 0);
     let mut both = [0; 8];
     assert_eq!(file.read_at(&mut both, 0).unwrap(), 3);
@@ -176,30 +178,29 @@ fn a_write_is_one_request_wherever_it_goes(place: Place) {
     let mut fits = vec![b' '; 4096];
     fits[4095] = b'9';
     assert_eq!(file.write_at(&fits, 0).unwrap(), 4096);
-    assert_eq!(mount.read("a/pids.max"), "9\n");
+    assert_eq!(mount.read("a/cgroup.max.descendants"), "9\n");
     assert_eq!(file.write_at(b"8\0junk", 0).unwrap(), 6);
-    assert_eq!(mount.read("a/pids.max"), "8\n");
+    assert_eq!(mount.read("a/cgroup.max.descendants"), "8\n");
     // Several buffers are one write.
     let parts = [std::io::IoSlice::new(b"1"), std::io::IoSlice::new(b"2")];
     assert_eq!(nix::sys::uio::writev(&file, &parts), Ok(2));
-    assert_eq!(mount.read("a/pids.max"), "12\n");
+    assert_eq!(mount.read("a/cgroup.max.descendants"), "12\n");
 }
 
 fn truncation_is_taken_and_does_nothing(place: Place) {
     let mount = Mount::empty(place);
-    mount.write("cgroup.subtree_control", "+pids").unwrap();
     mount.mkdir("a");
-    fs::write(mount.path("a/pids.max"), "3").unwrap();
-    let file = File::create(mount.path("a/pids.max")).unwrap();
-    assert_eq!(mount.read("a/pids.max"), "3\n");
+    fs::write(mount.path("a/cgroup.max.descendants"), "3").unwrap();
+    let file = File::create(mount.path("a/cgroup.max.descendants")).unwrap();
+    assert_eq!(mount.read("a/cgroup.max.descendants"), "3\n");
     file.set_len(0).unwrap();
     file.set_len(1000).unwrap();
-    nix::unistd::truncate(&mount.path("a/pids.max"), 7).unwrap();
-    assert_eq!(fs::metadata(mount.path("a/pids.max")).unwrap().len(), 0);
-    assert_eq!(mount.read("a/pids.max"), "3\n");
+    nix::unistd::truncate(&mount.path("a/cgroup.max.descendants"), 7).unwrap();
+    assert_eq!(fs::metadata(mount.path("a/cgroup.max.descendants")).unwrap().len(), 0);
+    assert_eq!(mount.read("a/cgroup.max.descendants"), "3\n");
 }
 
-fn open_files_of_what_is_gone_say_so(place: Place) {
+fn open_files_of_a_controller_that_went_say_so(place: Place) {
     let mount = Mount::empty(place);
     mount.write("cgroup.subtree_control", "+pids").unwrap();
     mount.mkdir("a");
@@ -213,15 +214,19 @@ fn open_files_of_what_is_gone_say_so(place: Place) {
     assert_eq!(errno(old.read_at(&mut [0; 9], 0)), Err(Errno::ENODEV), "another file of its name");
     mount.write("a/pids.max", "4").unwrap();
     assert_eq!(mount.read("a/pids.max"), "4\n");
+}
 
+fn open_files_of_a_removed_cgroup_say_so(place: Place) {
+    let mount = Mount::empty(place);
+    mount.mkdir("a");
     let events = File::open(mount.path("a/cgroup.events")).unwrap();
     let directory = File::open(mount.path("a")).unwrap();
     fs::remove_dir(mount.path("a")).unwrap();
     mount.mkdir("a");
-    assert_eq!(mount.read("a/pids.max"), "max\n");
+    assert_eq!(mount.read("a/cgroup.max.depth"), "max\n");
     assert_eq!(errno(events.read_at(&mut [0; 9], 0)), Err(Errno::ENODEV));
     assert!(directory.metadata().is_ok());
-    let inner = nix::fcntl::openat(&directory, "pids.max", OFlag::O_RDONLY, Mode::empty());
+    let inner = nix::fcntl::openat(&directory, "cgroup.procs", OFlag::O_RDONLY, Mode::empty());
     assert_eq!(inner.err(), Some(Errno::ENOENT));
 }
 
@@ -333,7 +338,7 @@ fn extended_attributes_are_kept(place: Place) {
     assert!(!attr(&["-n", "strange.mark", "-v", "x"], &a).unwrap());
     // Only for the superuser of the machine, says the kernel before it asks us.
     let trusted = attr(&["-n", "trusted.delegate", "-v", "1"], &a).unwrap();
-    assert_eq!(trusted, place == Place::Root);
+    assert_eq!(trusted, matches!(place, Place::Root | Place::Kernel));
     if trusted {
         assert_eq!(value("trusted.delegate").unwrap(), b"1");
     }

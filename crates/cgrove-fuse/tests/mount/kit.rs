@@ -41,16 +41,20 @@ pub enum Place {
     User,
     /// The root of a user namespace.
     Namespace,
+    /// Nobody: this is the kernel's own cgroup2, to see that a test asks for what Linux does.
+    Kernel,
 }
 
 impl Place {
-    pub const ALL: [Place; 3] = [Place::Root, Place::User, Place::Namespace];
+    pub const ALL: [Place; 4] = [Place::Root, Place::User, Place::Namespace, Place::Kernel];
+    pub const MOUNTS: [Place; 3] = [Place::Root, Place::User, Place::Namespace];
 
     pub fn name(self) -> &'static str {
         match self {
             Place::Root => "root",
             Place::User => "user",
             Place::Namespace => "namespace",
+            Place::Kernel => "kernel",
         }
     }
 
@@ -61,7 +65,7 @@ impl Place {
     /// The user and group that the mount belongs to.
     pub fn owner(self) -> (u32, u32) {
         match self {
-            Place::Root | Place::Namespace => (0, 0),
+            Place::Root | Place::Namespace | Place::Kernel => (0, 0),
             Place::User => (geteuid().as_raw(), nix::unistd::getegid().as_raw()),
         }
     }
@@ -74,7 +78,7 @@ impl Place {
                 command.args(["-Ur", "-m"]).arg(program);
                 command
             }
-            Place::Root | Place::User => Command::new(program),
+            Place::Root | Place::User | Place::Kernel => Command::new(program),
         };
         command.args(["inside", self.name()]).args(words).env("CGROVE_KIT", &kit().folder);
         command.stdin(Stdio::null());
@@ -151,7 +155,7 @@ pub fn program() -> &'static Path {
 
 /// Why there are no tests in a place, if so.
 pub fn lack(place: Place) -> Option<String> {
-    if place == Place::Root && !geteuid().is_root() {
+    if matches!(place, Place::Root | Place::Kernel) && !geteuid().is_root() {
         return Some("not root".to_owned());
     }
     let mut command = place.command(&["probe"]);
@@ -168,6 +172,19 @@ pub fn lack(place: Place) -> Option<String> {
 
 /// Tries a mount; says what is in the way.
 pub fn probe(place: Place) -> ExitCode {
+    if place == Place::Kernel {
+        let made = cgroup2().and_then(|path| {
+            let path = path.join(format!("cgrove-probe-{}", std::process::id()));
+            fs::create_dir(&path).and_then(|()| fs::remove_dir(&path)).map_err(|e| e.to_string())
+        });
+        return match made {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("no cgroup2 of our own: {why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let directory = directory();
     let options = Options { allow_other: place == Place::Root, guard: true };
     match mount(directory.path(), Empty::new(tree()), options) {
@@ -230,30 +247,56 @@ pub fn wait(child: &mut Child) -> Option<std::process::ExitStatus> {
     }
 }
 
-/// A directory to mount at. Whatever is mounted there when it is dropped goes.
-pub struct Directory(Option<TempDir>);
+/// A directory to mount at, or one of the kernel's cgroup2. Whatever is mounted there when it is
+/// dropped goes.
+pub struct Directory {
+    path: PathBuf,
+    folder: Option<TempDir>,
+}
 
 pub fn directory() -> Directory {
-    Directory(Some(tempfile::tempdir_in(&kit().folder).expect("a directory")))
+    let folder = tempfile::tempdir_in(&kit().folder).expect("a directory");
+    Directory { path: folder.path().to_owned(), folder: Some(folder) }
+}
+
+/// Where the kernel has its own.
+fn cgroup2() -> Result<PathBuf, String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
+    let mut lines = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let found = lines.find(|words| words.get(2) == Some(&"cgroup2"));
+    found.map(|words| PathBuf::from(words[1])).ok_or("it is not mounted".to_owned())
 }
 
 impl Directory {
     pub fn path(&self) -> &Path {
-        self.0.as_ref().expect("it is there").path()
+        &self.path
+    }
+
+    fn of_the_kernel() -> Directory {
+        let path = cgroup2().expect("a mount").join(format!("cgrove-test-{}", std::process::id()));
+        fs::create_dir(&path).expect("a cgroup of our own");
+        Directory { path, folder: None }
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        let path = self.path().to_owned();
-        if is_mounted(&path) && umount2(&path, MntFlags::MNT_DETACH).is_err() {
+        let Some(directory) = self.folder.take() else { return remove_cgroups(&self.path) };
+        if is_mounted(&self.path) && umount2(&self.path, MntFlags::MNT_DETACH).is_err() {
             let mut helper = Command::new("fusermount3");
-            let _ = helper.args(["-u", "-q", "-z", "--"]).arg(&path).status();
+            let _ = helper.args(["-u", "-q", "-z", "--"]).arg(&self.path).status();
         }
-        if let Some(directory) = self.0.take() {
-            let _ = directory.close();
+        let _ = directory.close();
+    }
+}
+
+fn remove_cgroups(path: &Path) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroups(&entry.path());
         }
     }
+    let _ = fs::remove_dir(path);
 }
 
 pub fn is_mounted(path: &Path) -> bool {
@@ -299,6 +342,9 @@ impl Mount {
     }
 
     pub fn empty(place: Place) -> Mount {
+        if place == Place::Kernel {
+            return Mount { mounted: None, directory: Directory::of_the_kernel() };
+        }
         Mount::of(Empty::new(tree()), place)
     }
 

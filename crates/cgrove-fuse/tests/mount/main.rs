@@ -1,8 +1,9 @@
 //! The mount from outside, by real system calls.
 //!
-//! Each test is a process of its own, in one or more of three places: as whoever runs the tests
-//! (`root`, who mounts by himself), as a plain user (`user`, through fusermount3) and as root of a
-//! user namespace (`namespace`). What the machine lacks makes a test ignored, with the reason
+//! Each test is a process of its own, in one or more places: as root, who mounts by himself and for
+//! all users (`root`), as a plain user through fusermount3 (`user`), as root of a user namespace
+//! (`namespace`). Most also run without any of this in the kernel's own cgroup2 (`kernel`): what they
+//! ask for is what Linux does. What the machine lacks makes a test ignored, with the reason
 //! behind its name. A test that hangs is killed, and its mount goes with it.
 //!
 //!     cargo test -p cgrove-fuse --test mount -- NAME
@@ -28,11 +29,11 @@ pub struct Test {
     body: fn(Place),
 }
 
-/// Lists the tests of a module and their places.
+/// Lists the tests of a module, by their places.
 macro_rules! tests {
-    ($places:expr; $($name:ident),+ $(,)?) => {
+    ($($places:expr => $($name:ident),+;)+) => {
         pub const TESTS: &[crate::Test] = &[
-            $(crate::Test { name: stringify!($name), places: $places, body: $name }),+
+            $($(crate::Test { name: stringify!($name), places: $places, body: $name }),+),+
         ];
     };
 }

@@ -14,15 +14,16 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use crate::kit::{Mount, PATIENCE, Place, hierarchy};
 use crate::lively::Lively;
 
-crate::tests!(&Place::ALL;
-    a_file_that_was_not_read_has_something_to_say,
+crate::tests!(
+    &Place::ALL => a_file_that_was_not_read_has_something_to_say;
+    &Place::MOUNTS =>
     pollers_are_told_of_the_first_task_and_of_the_last,
     epoll_is_told_too,
     a_burst_is_told_at_its_end,
     pollers_are_told_when_the_file_goes,
     a_thousand_wait_for_one_file,
     orders_reach_the_world,
-    a_write_that_would_sleep_is_refused,
+    a_write_that_would_sleep_is_refused;
 );
 
 const URGENT: PollFlags = PollFlags::POLLPRI.union(PollFlags::POLLERR);

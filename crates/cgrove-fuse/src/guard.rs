@@ -66,6 +66,11 @@ impl Guard {
         self.order(mount.id);
     }
 
+    /// Its pipe, for a helper to hold: as long as that runs, it is not too late for a mount.
+    pub(crate) fn pipe(&self) -> std::io::Result<Option<PipeWriter>> {
+        self.orders.as_ref().map(PipeWriter::try_clone).transpose()
+    }
+
     /// Nothing is mounted any more.
     pub(crate) fn dismiss(mut self) {
         self.order(DISMISSED);

@@ -135,7 +135,7 @@ pub fn mount<W: World>(
         let made = Guard::new(&name, helper.as_deref());
         guard = Some(made.map_err(|errno| failed(errno, "see `ulimit -a` for what is used up"))?);
     }
-    let connection = match connect(&path, options, helper.as_deref()) {
+    let connection = match connect(&path, options, helper.as_deref(), guard.as_ref()) {
         Ok(connection) => connection,
         Err((why, advice, errno)) => {
             if let Some(guard) = guard {
@@ -216,7 +216,12 @@ fn find_helper() -> Option<PathBuf> {
 type Refused = (String, &'static str, Option<Errno>);
 
 /// Mounts, by ourselves or by the helper; the connection to the kernel.
-fn connect(path: &Path, options: Options, helper: Option<&Path>) -> Result<OwnedFd, Refused> {
+fn connect(
+    path: &Path,
+    options: Options,
+    helper: Option<&Path>,
+    guard: Option<&Guard>,
+) -> Result<OwnedFd, Refused> {
     let device = match OpenOptions::new().read(true).write(true).open(DEVICE) {
         Ok(device) => Some(OwnedFd::from(device)),
         Err(error) => match raw(&error) {
@@ -249,7 +254,7 @@ fn connect(path: &Path, options: Options, helper: Option<&Path>) -> Result<Owned
             Some(Errno::EPERM),
         ));
     };
-    mount_by_helper(path, helper, options)
+    mount_by_helper(path, helper, options, guard)
 }
 
 fn mount_ourselves(path: &Path, device: &OwnedFd, options: Options) -> Result<(), Errno> {
@@ -270,7 +275,12 @@ fn mount_ourselves(path: &Path, device: &OwnedFd, options: Options) -> Result<()
 
 /// Has `fusermount3` mount, which hands the connection over on a socket. That is its standard
 /// input, so no descriptor has to be made inheritable while other threads fork.
-fn mount_by_helper(path: &Path, helper: &Path, options: Options) -> Result<OwnedFd, Refused> {
+fn mount_by_helper(
+    path: &Path,
+    helper: &Path,
+    options: Options,
+    guard: Option<&Guard>,
+) -> Result<OwnedFd, Refused> {
     let system = |error: io::Error| {
         let why = format!("cannot run {}: {error}", helper.display());
         (why, "see `ulimit -a` for what is used up", Some(raw(&error)))
@@ -280,12 +290,15 @@ fn mount_by_helper(path: &Path, helper: &Path, options: Options) -> Result<Owned
     if options.allow_other {
         words.push_str(",allow_other");
     }
+    // It says nothing there, and holds it as long as it runs.
+    let pipe = guard.map_or(Ok(None), Guard::pipe).map_err(system)?;
+    let stdout = pipe.map_or_else(Stdio::null, Stdio::from);
     let mut child = Command::new(helper)
         .args(["-o", words.as_str(), "--"])
         .arg(path)
         .env("_FUSE_COMMFD", "0")
         .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::null())
+        .stdout(stdout)
         .stderr(Stdio::piped())
         .spawn()
         .map_err(system)?;

@@ -166,15 +166,21 @@ fn guard(plan: &Plan, args: &[*const c_char], orders: c_int, server: c_int) -> !
     }
 }
 
+/// How long a helper that was mounting when the server was killed may go on, in milliseconds.
+const HELPER_PATIENCE: c_int = 10_000;
+
 /// Waits until the server is gone; the mount that it had said it serves. Ends the guard if it is
 /// dismissed.
 fn await_end(orders: c_int, server: c_int) -> Option<u64> {
     let mut id = None;
+    let mut is_gone = false;
     loop {
         let of = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut both = [of(orders), of(server)];
+        let mut both = [of(orders), of(if is_gone { -1 } else { server })];
+        let patience = if is_gone { HELPER_PATIENCE } else { -1 };
         // SAFETY: `both` holds two entries.
-        if unsafe { libc::poll(both.as_mut_ptr(), 2, -1) } < 0 {
+        let ready = unsafe { libc::poll(both.as_mut_ptr(), 2, patience) };
+        if ready < 0 {
             continue;
         }
         if both[0].revents != 0 {
@@ -188,8 +194,12 @@ fn await_end(orders: c_int, server: c_int) -> Option<u64> {
                 // Nobody has the other end any more.
                 _ => return id,
             }
-        } else {
+        } else if id.is_some() || is_gone {
             return id;
+        } else {
+            // It was killed while it mounted. A helper has the other end of the pipe, too, and
+            // until it closes that it may mount yet.
+            is_gone = true;
         }
     }
 }

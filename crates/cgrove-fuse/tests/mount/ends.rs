@@ -5,10 +5,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use cgrove_fuse::{Empty, Mounted, Options, mount};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, geteuid};
 
@@ -21,6 +23,7 @@ crate::tests!(
     whoever_unmounts_by_hand_ends_it,
     a_killed_server_leaves_no_mount,
     a_killed_process_group_leaves_no_mount,
+    a_server_killed_while_it_mounts_leaves_no_mount,
     a_guard_leaves_the_mounts_of_others_alone,
     a_server_without_a_guard_leaves_one,
     what_cannot_be_mounted_is_said,
@@ -152,6 +155,41 @@ fn a_killed_process_group_leaves_no_mount(_place: Place) {
     killpg(server.pid(), Signal::SIGKILL).unwrap();
     server.child.wait().unwrap();
     until_unmounted(&server.place);
+}
+
+fn a_server_killed_while_it_mounts_leaves_no_mount(_place: Place) {
+    let directory = kit::directory();
+    let tree = directory.path().join("guarded");
+    fs::create_dir(&tree).unwrap();
+    let word = tree.to_str().unwrap();
+    let mut mounted = 0;
+    for round in 0..40_u32 {
+        let mut command = Command::new(kit::program());
+        command.args(["serve", word]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut server = command.stderr(Stdio::null()).spawn().unwrap();
+        // From before it has begun until after it is done.
+        std::thread::sleep(Duration::from_micros(200 * u64::from(round)));
+        server.kill().unwrap();
+        server.wait().unwrap();
+        mounted += u32::from(is_mounted(&tree));
+        // Whoever could still mount or unmount has the place on its command line.
+        let end = Instant::now() + kit::PATIENCE;
+        while running(word) {
+            assert!(Instant::now() < end, "round {round}: somebody is still there");
+            let _ = poll(&mut [], PollTimeout::from(2_u8));
+        }
+        // One that has just become another program has no command line for a moment.
+        until_unmounted(&tree);
+    }
+    eprintln!("mounted when it was killed: {mounted} times");
+}
+
+/// Whether there is a process, dead ones apart, with this word on its command line.
+fn running(word: &str) -> bool {
+    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        fs::read(entry.path().join("cmdline"))
+            .is_ok_and(|line| line.split(|byte| *byte == 0).any(|part| part == word.as_bytes()))
+    })
 }
 
 fn a_guard_leaves_the_mounts_of_others_alone(place: Place) {

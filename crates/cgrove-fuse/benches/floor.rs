@@ -37,8 +37,7 @@ fn main() {
         Ok(mounted) => mounted,
         Err(error) => return println!("nothing is measured: {error}"),
     };
-    let mut config = Config::default();
-    config.n_threads = Some(std::thread::available_parallelism().map_or(1, |n| n.get().min(4)));
+    let config = Config::default();
     let nothing = match fuser::spawn_mount(Nothing::default(), floor, &config) {
         Ok(nothing) => nothing,
         Err(error) => return println!("nothing is measured: the floor: {error}"),

@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
+use crate::mutant::{Mutant, broken};
 use crate::sys::{self, DISMISSED, MountId, Plan};
 
 /// The guard of one mount. Dropped, it does its work and ends; so it does if the server is killed.
@@ -48,7 +49,12 @@ impl Guard {
                 Some((word(helper.as_os_str())?, words))
             }
         };
-        let plan = Plan { path: path.clone(), before: sys::mount_at(path)?, helper };
+        let plan = Plan {
+            path: path.clone(),
+            before: sys::mount_at(path)?,
+            helper,
+            stays: broken(Mutant::GuardInGroup),
+        };
         let (theirs, orders) = pipe().map_err(raw)?;
         let server = sys::own_pidfd()?;
         let (mut ready, starting) = pipe().map_err(raw)?;

@@ -13,6 +13,7 @@ use cgrove_files::{Cred, File, Node, NodeId, Tree};
 use fuser::{FileType, PollNotifier};
 
 use crate::inodes::Ino;
+use crate::mutant::{Mutant, broken};
 
 /// A line of a directory.
 #[derive(Clone, Debug)]
@@ -48,7 +49,7 @@ impl Directory {
     pub(crate) fn lines(&self, tree: &Tree, place: u64) -> Result<(Arc<Vec<Line>>, usize), Errno> {
         let mut list = lock(&self.list);
         let lines = match &*list {
-            Some(lines) if place != 0 => Arc::clone(lines),
+            Some(lines) if place != 0 && !broken(Mutant::PlacesByPosition) => Arc::clone(lines),
             _ => Arc::clone(list.insert(Arc::new(self.list(tree)?))),
         };
         let had = lines.partition_point(|line| line.cookie <= place);
@@ -77,6 +78,10 @@ impl Directory {
             line(cookie, &entry.node, entry.name)
         }));
         lines.sort_unstable_by_key(|line| line.cookie);
+        if broken(Mutant::PlacesByPosition) {
+            lines.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            lines.iter_mut().zip(1..).for_each(|(line, nth)| line.cookie = nth);
+        }
         Ok(lines)
     }
 }
@@ -158,7 +163,9 @@ impl Handles {
 
     /// Files were taken away: of one cgroup, or of any.
     pub(crate) fn taken_away(&self, cgroup: Option<CgroupId>) {
-        self.wake(cgroup, |file| !file.node().is_live());
+        if !broken(Mutant::GoneUntold) {
+            self.wake(cgroup, |file| !file.node().is_live());
+        }
     }
 
     fn wake(&self, cgroup: Option<CgroupId>, which: impl Fn(&File) -> bool) {

@@ -18,6 +18,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cgrove_files::{Node, NodeId, Tree};
 
+use crate::mutant::{Mutant, broken};
+
 /// Bits for the place of a file among all that a cgroup can have.
 const INDEX: u32 = 10;
 /// Bits for how often a css has shown its files.
@@ -45,6 +47,9 @@ impl Ino {
                 number: CORE_FILE | low(cgroup.0, CGROUP) << INDEX | low(index as u64, INDEX),
                 generation: cgroup.0 >> CGROUP,
             },
+            NodeId::Css(css, _, index) if broken(Mutant::NumbersReused) => {
+                Self { number: CSS_FILE | css.0 << (INDEX + SHOWS) | index as u64, generation: 0 }
+            }
             NodeId::Css(css, shows, index) => Self {
                 number: CSS_FILE
                     | low(css.0, CSS) << (INDEX + SHOWS)

@@ -59,6 +59,7 @@ mod guard;
 mod handles;
 mod inodes;
 mod mounted;
+mod mutant;
 mod server;
 mod sys;
 mod world;

@@ -38,9 +38,6 @@ const HELPER_PLACES: &str = "/usr/bin:/bin:/usr/local/bin";
 /// How long, in milliseconds, the threads of an unmounted tree are waited for. They go on only while
 /// somebody has it: open files, where the helper unmounts, or a copy in another mount namespace.
 const PATIENCE: u16 = 1000;
-/// More threads would wait for each other in the tree.
-const THREADS: usize = 4;
-
 /// How to mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -157,12 +154,10 @@ pub fn mount<W: World>(
         session: None,
         down: false,
     };
-    let (acl, threads) = (
-        if options.allow_other { SessionACL::All } else { SessionACL::Owner },
-        thread::available_parallelism().map_or(1, |cpus| cpus.get().min(THREADS)),
-    );
-    let mut config = Config::default();
-    config.n_threads = Some(threads);
+    let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
+    // One thread: most requests take the tree a microsecond, and threads that take turns make each
+    // requester wait for a wake-up on another CPU, which takes ten.
+    let config = Config::default();
     let session = Session::from_fd(Server::new(shared), connection, acl, config).map_err(system)?;
     let (place, guard) = (mounted.place.clone(), Arc::clone(&mounted.guard));
     let serve = move || {

@@ -14,6 +14,8 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
+use crate::mutant::{Mutant, broken};
+
 /// A mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MountId {
@@ -42,7 +44,8 @@ pub(crate) fn mount_at(path: &CStr) -> Result<MountId, Errno> {
     // SAFETY: every bit pattern is a `statx`, and the bytes were zeroed.
     let found = unsafe { found.assume_init() };
     let device = u64::from(found.stx_dev_major) << 32 | u64::from(found.stx_dev_minor);
-    Ok(MountId { id: found.stx_mnt_id, device })
+    let id = if broken(Mutant::GuardByDevice) { device } else { found.stx_mnt_id };
+    Ok(MountId { id, device })
 }
 
 /// The descriptor that comes with a message; `None` if the other side hangs up instead.
@@ -85,6 +88,8 @@ pub(crate) struct Plan {
     pub(crate) before: MountId,
     /// The program that unmounts for who may not, and its arguments, its own name first.
     pub(crate) helper: Option<(CString, Vec<CString>)>,
+    /// For a known-wrong variant: it stays in the group of the server.
+    pub(crate) stays: bool,
 }
 
 /// Said to the guard instead of a mount's number: its work is done.
@@ -122,7 +127,9 @@ fn guard(plan: &Plan, args: &[*const c_char], orders: c_int, server: c_int) -> !
         let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
         libc::memset(all.as_mut_ptr().cast(), 0xff, mem::size_of::<libc::sigset_t>());
         libc::sigprocmask(libc::SIG_BLOCK, all.as_ptr(), ptr::null_mut());
-        libc::setsid();
+        if !plan.stays {
+            libc::setsid();
+        }
         libc::prctl(libc::PR_SET_NAME, c"cgrove-guard".as_ptr());
         libc::chdir(c"/".as_ptr());
         // It holds nothing of the server's: not what it serves, not whom it writes to.

@@ -12,8 +12,8 @@ use cgrove_files::{Cred, File, NoTasks, Tasks, Tree, Written};
 use crate::cred::Requester;
 use crate::events::Events;
 
-/// The owner of a mounted tree. All methods are called from several threads at once, and the
-/// requester of each waits for it: none may wait for another process.
+/// The owner of a mounted tree. Its methods are called from the server's thread and the clock's, and
+/// requesters wait for them: none may wait for another process.
 pub trait World: Send + Sync + 'static {
     /// The tree.
     fn tree(&self) -> &Tree;

@@ -173,11 +173,7 @@ fn a_server_killed_while_it_mounts_leaves_no_mount(_place: Place) {
         server.wait().unwrap();
         mounted += u32::from(is_mounted(&tree));
         // Whoever could still mount or unmount has the place on its command line.
-        let end = Instant::now() + kit::PATIENCE;
-        while running(word) {
-            assert!(Instant::now() < end, "round {round}: somebody is still there");
-            let _ = poll(&mut [], PollTimeout::from(2_u8));
-        }
+        until_alone(&tree);
         // One that has just become another program has no command line for a moment.
         until_unmounted(&tree);
     }
@@ -193,24 +189,41 @@ fn running(word: &str) -> bool {
 }
 
 fn a_guard_leaves_the_mounts_of_others_alone(place: Place) {
+    let options = Options::default();
+    // One in its place, which has the device that the former one had.
+    let mut server = Server::new(true);
+    // It does not notice, so neither does its guard.
+    kill(server.pid(), Signal::SIGSTOP).unwrap();
+    unmount_by_hand(&server.place);
+    let other = mount(&server.place, Empty::new(kit::tree()), options).unwrap();
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    until_alone(&server.place);
+    assert!(fs::metadata(server.place.join("cgroup.procs")).is_ok());
+    other.unmount().unwrap();
     if place == Place::User {
-        // Two of one user at one place: fusermount3 unmounts the upper one, whosever it is. The
-        // guard sees that it is not its own before it asks.
-        let mut lower = Server::new(true);
-        unmount_by_hand(&lower.place);
-        let upper = mount(&lower.place, Empty::new(kit::tree()), Options::default()).unwrap();
-        lower.child.kill().unwrap();
-        lower.child.wait().unwrap();
-        assert!(fs::metadata(lower.place.join("cgroup.procs")).is_ok());
-        return upper.unmount().unwrap();
+        // fusermount3 lets nobody mount over a mount.
+        return;
     }
-    let mut lower = Server::new(true);
-    let upper = mount(&lower.place, Empty::new(kit::tree()), Options::default()).unwrap();
-    fs::create_dir(lower.place.join("mine")).unwrap();
-    lower.child.kill().unwrap();
-    lower.child.wait().unwrap();
-    assert!(fs::metadata(lower.place.join("mine/cgroup.procs")).is_ok());
-    upper.unmount().unwrap();
+    // One over it.
+    let mut server = Server::new(true);
+    let other = mount(&server.place, Empty::new(kit::tree()), options).unwrap();
+    fs::create_dir(server.place.join("mine")).unwrap();
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    until_alone(&server.place);
+    assert!(fs::metadata(server.place.join("mine/cgroup.procs")).is_ok());
+    other.unmount().unwrap();
+    unmount_by_hand(&server.place);
+}
+
+/// Waits until no process has this place on its command line.
+fn until_alone(place: &Path) {
+    let end = Instant::now() + kit::PATIENCE;
+    while running(place.to_str().unwrap()) {
+        assert!(Instant::now() < end, "somebody is still there");
+        let _ = poll(&mut [], PollTimeout::from(2_u8));
+    }
 }
 
 fn a_server_without_a_guard_leaves_one(_place: Place) {

@@ -21,7 +21,6 @@ crate::tests!(
     a_write_is_one_request_wherever_it_goes,
     truncation_is_taken_and_does_nothing,
     open_files_of_a_removed_cgroup_say_so,
-    lists_go_on_where_they_were_while_names_come_and_go,
     a_large_directory_is_listed_whole,
     names_are_any_bytes,
     extended_attributes_are_kept,
@@ -31,6 +30,7 @@ crate::tests!(
     a_cgroup_is_made_used_and_removed,
     open_files_of_a_controller_that_went_say_so,
     inode_numbers_stay_and_are_never_anothers,
+    lists_go_on_where_they_were_while_names_come_and_go,
     the_file_system_describes_itself;
 );
 
@@ -247,12 +247,21 @@ fn inode_numbers_stay_and_are_never_anothers(place: Place) {
     mount.write("cgroup.subtree_control", "+pids").unwrap();
     assert_ne!(number("a/pids.max"), max, "it is another file");
     assert_eq!(number("a/cgroup.procs"), procs);
+    // Hidden and shown again, for one that another needs: also another file.
+    mount.write("cgroup.subtree_control", "+io +memory").unwrap();
+    let shown = number("a/memory.max");
+    mount.write("cgroup.subtree_control", "-memory").unwrap();
+    assert!(fs::metadata(mount.path("a/memory.max")).is_err());
+    mount.write("cgroup.subtree_control", "+memory").unwrap();
+    assert_ne!(number("a/memory.max"), shown);
     fs::remove_dir(mount.path("a")).unwrap();
     mount.mkdir("a");
     assert_ne!(number("a"), dir);
     assert_ne!(number("a/cgroup.procs"), procs);
 }
 
+/// More than kernfs does: where the name that it stands at is taken away, it goes on at one of the
+/// neighbours in its search tree, and so may list a name twice or leave one out.
 fn lists_go_on_where_they_were_while_names_come_and_go(place: Place) {
     let mount = Mount::empty(place);
     for n in 0..600 {
@@ -266,7 +275,9 @@ fn lists_go_on_where_they_were_while_names_come_and_go(place: Place) {
         if n == 100 {
             for n in 0..600 {
                 fs::remove_dir(mount.path(&format!("goes-{n:03}"))).unwrap();
-                mount.mkdir(&format!("a-new-{n:03}"));
+                if n % 3 == 0 {
+                    mount.mkdir(&format!("a-new-{n:03}"));
+                }
             }
         }
         seen.push(name);
@@ -281,7 +292,7 @@ fn lists_go_on_where_they_were_while_names_come_and_go(place: Place) {
     all.sort();
     all.dedup();
     assert_eq!(all.len(), seen.len(), "nothing twice");
-    assert_eq!(mount.names("").iter().filter(|name| name.starts_with("a-new")).count(), 600);
+    assert_eq!(mount.names("").iter().filter(|name| name.starts_with("a-new")).count(), 200);
 }
 
 fn a_large_directory_is_listed_whole(place: Place) {

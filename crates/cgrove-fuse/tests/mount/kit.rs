@@ -24,8 +24,9 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use tempfile::TempDir;
 
-/// No test takes longer, on the slowest machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// No test takes longer, on the slowest machine. A mutant that hangs need not be waited for that
+/// long.
+pub const PATIENCE: Duration = Duration::from_secs(if cfg!(cgrove_mutants) { 8 } else { 60 });
 
 /// The plain user of the tests, by a number that has a name everywhere, which fusermount3 asks
 /// for; and a group.

@@ -146,6 +146,13 @@ fn kit() -> &'static Kit {
 }
 
 pub fn clean_up() {
+    // Of tests that were killed, with their servers and guards.
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
+    for path in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
+        if Path::new(path).starts_with(&kit().folder) {
+            unmount(Path::new(path));
+        }
+    }
     let _ = fs::remove_dir_all(&kit().folder);
 }
 
@@ -283,11 +290,17 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         let Some(directory) = self.folder.take() else { return remove_cgroups(&self.path) };
-        if is_mounted(&self.path) && umount2(&self.path, MntFlags::MNT_DETACH).is_err() {
-            let mut helper = Command::new("fusermount3");
-            let _ = helper.args(["-u", "-q", "-z", "--"]).arg(&self.path).status();
+        if is_mounted(&self.path) {
+            unmount(&self.path);
         }
         let _ = directory.close();
+    }
+}
+
+fn unmount(path: &Path) {
+    if umount2(path, MntFlags::MNT_DETACH).is_err() {
+        let mut helper = Command::new("fusermount3");
+        let _ = helper.args(["-u", "-q", "-z", "--"]).arg(path).status();
     }
 }
 

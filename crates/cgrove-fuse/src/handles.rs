@@ -46,19 +46,28 @@ impl Directory {
     ///
     /// # Errors
     /// ENOENT if it has been removed.
-    pub(crate) fn lines(&self, tree: &Tree, place: u64) -> Result<(Arc<Vec<Line>>, usize), Errno> {
+    pub(crate) fn lines(
+        &self,
+        tree: &Tree,
+        place: u64,
+        hides: impl Fn(&str) -> bool,
+    ) -> Result<(Arc<Vec<Line>>, usize), Errno> {
         let mut list = lock(&self.list);
         let lines = match &*list {
             Some(lines) if place != 0 && !broken(Mutant::PlacesByPosition) => Arc::clone(lines),
-            _ => Arc::clone(list.insert(Arc::new(self.list(tree)?))),
+            _ => Arc::clone(list.insert(Arc::new(self.list(tree, hides)?))),
         };
         let had = lines.partition_point(|line| line.cookie <= place);
         Ok((lines, had))
     }
 
-    fn list(&self, tree: &Tree) -> Result<Vec<Line>, Errno> {
+    fn list(&self, tree: &Tree, hides: impl Fn(&str) -> bool) -> Result<Vec<Line>, Errno> {
         // It was opened by who may read it, and that is when Linux asks.
-        let entries = tree.readdir(&self.cgroup, &Cred::root())?;
+        let mut entries = tree.readdir(&self.cgroup, &Cred::root())?;
+        entries.retain(|entry| match &entry.node {
+            Node::File(file) => !hides(file.name()),
+            Node::Dir(_) => true,
+        });
         let line = |cookie, node: &Node, name: Vec<u8>| Line {
             cookie,
             number: Ino::of(node.id()).number,

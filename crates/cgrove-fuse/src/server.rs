@@ -10,6 +10,8 @@
 
 mod requests;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -74,6 +76,18 @@ impl<W: World> Server<W> {
         self.shared.world.cred(who, groups)
     }
 
+    /// What a name in a directory leads to.
+    fn find(&self, request: &Request, parent: INodeNo, name: &OsStr) -> Answer<Node> {
+        let node = self.node(parent)?;
+        let Node::Dir(dir) = &node else { return Err(Errno::ENOTDIR) };
+        let cred = self.cred_for(request, &[&node]);
+        let found = told(self.tree().lookup(dir, name.as_bytes(), &cred))?;
+        match &found {
+            Node::File(file) if self.shared.world.hides(file.name()) => Err(Errno::ENOENT),
+            _ => Ok(found),
+        }
+    }
+
     /// What stat(2) says. The inode number is also the name by which the kernel asks.
     fn attr(&self, node: &Node, number: u64) -> FileAttr {
         let stat = self.tree().stat(node);
@@ -125,6 +139,7 @@ impl<W: World> Server<W> {
         let who = Requester::of(request);
         let (world, tree) = (&self.shared.world, self.tree());
         let cred = world.cred(who, false);
+        world.look();
         let tasks = world.writer(who, &file, data);
         let mut fx = self.shared.effects();
         let mut answer = Err(Errno::EBUSY);

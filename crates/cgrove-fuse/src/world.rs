@@ -21,6 +21,17 @@ pub trait World: Send + Sync + 'static {
     /// Now, on the clock that the hierarchy was built with.
     fn now(&self) -> Time;
 
+    /// Whether files of a name are not to be found, because nothing here acts upon them: a file that
+    /// takes a value and does nothing deceives whoever relies on it.
+    fn hides(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
+    /// Somebody is about to ask what depends on which tasks there are: to read or write a file, or
+    /// to remove a cgroup. A world that learns of births and deaths by looking may look.
+    fn look(&self) {}
+
     /// The mount is about to show the tree. Whatever happens to it by itself later, when a task
     /// ends say, has effects too; those are performed with `events`.
     fn mounted(&self, events: Events) {
@@ -62,6 +73,14 @@ impl<W: World> World for Arc<W> {
 
     fn now(&self) -> Time {
         W::now(self)
+    }
+
+    fn hides(&self, name: &str) -> bool {
+        W::hides(self, name)
+    }
+
+    fn look(&self) {
+        W::look(self);
     }
 
     fn mounted(&self, events: Events) {

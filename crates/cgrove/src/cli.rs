@@ -95,7 +95,7 @@ enum Sub {
     },
     #[command(flatten)]
     Live(live::LiveCommand),
-    /// Mount a cgroup2 tree without processes, to try programs on
+    /// Show a cgroup2 tree as a file system, to try programs on
     Mount(mount::MountArgs),
     /// Explain a topic or all options of a command
     Help {

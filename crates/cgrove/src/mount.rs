@@ -4,6 +4,9 @@
 //! waits until the child says that the tree is mounted, or why not, so its exit status can be relied
 //! on.
 
+mod adopted;
+mod kin;
+
 use std::fs;
 use std::io::{PipeWriter, Read, Write, pipe};
 use std::os::fd::AsFd;
@@ -24,6 +27,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
+use self::adopted::Adopted;
 use crate::say;
 
 /// What to mount, and how.
@@ -36,6 +40,8 @@ pub struct Mount {
     pub pid_file: Option<PathBuf>,
     /// For all users.
     pub allow_other: bool,
+    /// With real processes in it.
+    pub adopt: bool,
 }
 
 /// What the background process says when the tree is mounted. Anything else is an error, in words.
@@ -52,10 +58,8 @@ pub fn mount(what: &Mount) -> i32 {
 
 fn in_foreground(what: &Mount) -> Result<(), String> {
     let server = Server::start(what)?;
-    say::line(&format_args!(
-        "a cgroup tree without processes is at {}; Ctrl-C or SIGTERM unmounts it",
-        server.mounted.path().display()
-    ));
+    let path = server.mounted.path().display();
+    say::line(&format_args!("a cgroup tree is at {path}; Ctrl-C or SIGTERM unmounts it"));
     server.serve()
 }
 
@@ -146,8 +150,14 @@ impl Server {
         ends.thread_block().map_err(failed)?;
         let signals = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC).map_err(failed)?;
         let options = Options { allow_other: what.allow_other, guard: true };
-        let mounted = cgrove_fuse::mount(&what.directory, Empty::new(tree()), options)
-            .map_err(|error| error.to_string())?;
+        let mounted = if what.adopt {
+            let world = Adopted::new()
+                .map_err(|errno| format!("cannot read /proc: {}; mount it", errno.desc()))?;
+            cgrove_fuse::mount(&what.directory, world, options)
+        } else {
+            cgrove_fuse::mount(&what.directory, Empty::new(tree()), options)
+        };
+        let mounted = mounted.map_err(|error| error.to_string())?;
         let mut server = Server { mounted, signals, pid_file: None };
         if let Some(file) = &what.pid_file {
             fs::write(file, format!("{}\n", std::process::id())).map_err(|error| {

@@ -67,13 +67,7 @@ impl<W: World> Filesystem for Server<W> {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let find = || {
-            let node = self.node(parent)?;
-            let Node::Dir(dir) = &node else { return Err(Errno::ENOTDIR) };
-            let cred = self.cred_for(request, &[&node]);
-            told(self.tree().lookup(dir, name.as_bytes(), &cred))
-        };
-        let found = find();
+        let found = self.find(request, parent, name);
         self.entry(reply, found);
     }
 
@@ -194,6 +188,7 @@ impl<W: World> Filesystem for Server<W> {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.shared.world.look();
         let mut fx = self.shared.effects();
         let removed = (|| {
             let node = self.node(parent)?;
@@ -295,6 +290,7 @@ impl<W: World> Filesystem for Server<W> {
             let who = Requester::of(request);
             let world = &self.shared.world;
             let cred = world.cred(who, false);
+            world.look();
             let tasks = world.reader(who, &file);
             let caller = Caller { cred: &cred, tasks: &*tasks };
             told(self.tree().read_at(&file, offset, size as usize, caller, world.now()))
@@ -386,7 +382,7 @@ impl<W: World> Filesystem for Server<W> {
     ) {
         let lines = || {
             let directory = self.shared.handles.directory(handle.0).ok_or(Errno::EBADF)?;
-            told(directory.lines(self.tree(), place))
+            told(directory.lines(self.tree(), place, |name| self.shared.world.hides(name)))
         };
         match lines() {
             Ok((lines, had)) => {

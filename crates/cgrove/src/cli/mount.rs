@@ -18,6 +18,9 @@ pub(super) struct MountArgs {
     /// Keep the pid of the server in a file
     #[arg(long, value_name = "FILE")]
     pid_file: Option<PathBuf>,
+    /// Take in any process that is written to cgroup.procs
+    #[arg(long)]
+    adopt: bool,
     /// Let other users in
     #[arg(long)]
     allow_other: bool,
@@ -25,7 +28,7 @@ pub(super) struct MountArgs {
 
 impl MountArgs {
     pub(super) fn resolve(self) -> Mount {
-        let MountArgs { directory, daemon, pid_file, allow_other } = self;
-        Mount { directory, daemon, pid_file, allow_other }
+        let MountArgs { directory, daemon, pid_file, adopt, allow_other } = self;
+        Mount { directory, daemon, pid_file, allow_other, adopt }
     }
 }

@@ -58,7 +58,7 @@ impl Guard {
         let (theirs, orders) = pipe().map_err(raw)?;
         let server = sys::own_pidfd()?;
         let (mut ready, starting) = pipe().map_err(raw)?;
-        let pid = sys::fork_guard(&plan, theirs.as_fd(), server.as_fd())?;
+        let pid = sys::fork_guard(&plan, theirs.as_fd(), server.as_ref().map(AsFd::as_fd))?;
         drop(starting);
         let guard = Self { orders: Some(orders), pid: Pid::from_raw(pid) };
         // Until it has left our process group, what kills that kills it too. Then it closes all

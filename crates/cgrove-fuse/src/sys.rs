@@ -72,13 +72,16 @@ pub(crate) fn receive_descriptor(socket: BorrowedFd<'_>) -> Result<Option<OwnedF
     Ok(None)
 }
 
-/// A descriptor of this process, readable once the whole of it has ended.
-pub(crate) fn own_pidfd() -> Result<OwnedFd, Errno> {
+/// A descriptor of this process, readable once the whole of it has ended; none before Linux 5.3.
+pub(crate) fn own_pidfd() -> Result<Option<OwnedFd>, Errno> {
     // SAFETY: getpid(2) and pidfd_open(2) touch no memory.
     let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
-    let opened = c_int::try_from(Errno::result(opened)?).map_err(|_| Errno::EBADF)?;
+    let opened = match Errno::result(opened) {
+        Err(Errno::ENOSYS) => return Ok(None),
+        opened => c_int::try_from(opened?).map_err(|_| Errno::EBADF)?,
+    };
     // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(opened) })
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(opened) }))
 }
 
 /// What the guard has to know, made before it is forked.
@@ -102,7 +105,7 @@ pub(crate) const DISMISSED: u64 = u64::MAX;
 pub(crate) fn fork_guard(
     plan: &Plan,
     orders: BorrowedFd<'_>,
-    server: BorrowedFd<'_>,
+    server: Option<BorrowedFd<'_>>,
 ) -> Result<c_int, Errno> {
     let mut args: Vec<*const c_char> = Vec::new();
     if let Some((_, words)) = &plan.helper {
@@ -113,12 +116,14 @@ pub(crate) fn fork_guard(
     // SAFETY: clone(2) without flags and without a stack is fork(2). The child calls `guard`, which
     // never returns and does nothing but system calls on memory that was made before.
     match unsafe { libc::syscall(libc::SYS_clone, none, none, none, none, none) } {
-        0 => guard(plan, &args, orders.as_raw_fd(), server.as_raw_fd()),
+        0 => guard(plan, &args, orders.as_raw_fd(), server.map_or(-1, |fd| fd.as_raw_fd())),
         pid => c_int::try_from(Errno::result(pid)?).map_err(|_| Errno::EINVAL),
     }
 }
 
 /// The guard: waits for an order or for the end of the server, and unmounts.
+///
+/// `server` may be -1, for a kernel without pidfds: then the pipe alone tells.
 fn guard(plan: &Plan, args: &[*const c_char], orders: c_int, server: c_int) -> ! {
     // SAFETY: system calls on descriptors of this process and on memory that outlives them; see the
     // module's text for why nothing else is called. None of the results can be used to do better.
@@ -132,25 +137,13 @@ fn guard(plan: &Plan, args: &[*const c_char], orders: c_int, server: c_int) -> !
         }
         libc::prctl(libc::PR_SET_NAME, c"cgrove-guard".as_ptr());
         libc::chdir(c"/".as_ptr());
-        // It holds nothing of the server's: not what it serves, not whom it writes to.
-        let (low, high) = (3, 4);
-        let server = libc::fcntl(server, libc::F_DUPFD, 10);
-        let orders = libc::fcntl(orders, libc::F_DUPFD, 10);
-        libc::dup2(orders, low);
-        libc::dup2(server, high);
-        libc::syscall(libc::SYS_close_range, high + 1, c_int::MAX, 0);
-        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
-        for stream in 0..3 {
-            if null < 0 {
-                libc::close(stream);
-            } else {
-                libc::dup2(null, stream);
-            }
-        }
-        if null > high {
-            libc::close(null);
-        }
-        let said = await_end(low, high);
+        // It holds nothing of the server's: not what it serves, not whom it writes to. No descriptor
+        // is made for that, as there may be none left.
+        let (low, high) = (orders.min(server), orders.max(server));
+        close_from(0, low - 1);
+        close_from(low + 1, high - 1);
+        close_from(high + 1, c_int::MAX);
+        let said = await_end(orders, server);
         let now = mount_at(&plan.path);
         let ours = match said {
             Some(id) => now.is_ok_and(|now| now.id == id),
@@ -166,10 +159,35 @@ fn guard(plan: &Plan, args: &[*const c_char], orders: c_int, server: c_int) -> !
             && libc::umount2(plan.path.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) < 0
             && let Some((helper, _)) = &plan.helper
         {
+            // The helper gets the streams and signals that programs expect.
+            libc::close(orders);
+            while (0..2).contains(&libc::open(c"/dev/null".as_ptr(), libc::O_RDWR)) {}
+            let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
+            libc::sigprocmask(libc::SIG_SETMASK, none.as_mut_ptr(), ptr::null_mut());
             let nothing: [*const c_char; 1] = [ptr::null()];
             libc::execve(helper.as_ptr(), args.as_ptr(), nothing.as_ptr());
         }
         libc::_exit(0)
+    }
+}
+
+/// Closes the descriptors from one to another.
+fn close_from(first: c_int, last: c_int) {
+    if first > last || last < 0 {
+        return;
+    }
+    // SAFETY: integers only, and nothing in this process uses them any more.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first.max(0), last, 0) == 0 {
+            return;
+        }
+        // Linux 5.8 and older.
+        let mut limit = MaybeUninit::<libc::rlimit>::zeroed();
+        libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr());
+        let above = c_int::try_from(limit.assume_init().rlim_cur).unwrap_or(1 << 20).min(1 << 20);
+        for fd in first.max(0)..=last.min(above) {
+            libc::close(fd);
+        }
     }
 }
 

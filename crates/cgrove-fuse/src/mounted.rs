@@ -255,7 +255,7 @@ fn connect(
 fn mount_ourselves(path: &Path, device: &OwnedFd, options: Options) -> Result<(), Errno> {
     use std::os::fd::AsRawFd;
     let mut data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={}",
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
         device.as_raw_fd(),
         geteuid(),
         getegid()
@@ -281,7 +281,8 @@ fn mount_by_helper(
         (why, "see `ulimit -a` for what is used up", Some(raw(&error)))
     };
     let (ours, theirs) = UnixStream::pair().map_err(system)?;
-    let mut words = format!("rw,nosuid,nodev,noexec,fsname={NAME},subtype={NAME}");
+    let mut words =
+        format!("rw,nosuid,nodev,noexec,default_permissions,fsname={NAME},subtype={NAME}");
     if options.allow_other {
         words.push_str(",allow_other");
     }

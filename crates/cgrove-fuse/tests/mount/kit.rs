@@ -280,7 +280,7 @@ impl Directory {
         &self.path
     }
 
-    fn of_the_kernel() -> Directory {
+    pub fn of_the_kernel() -> Directory {
         let path = cgroup2().expect("a mount").join(format!("cgrove-test-{}", std::process::id()));
         fs::create_dir(&path).expect("a cgroup of our own");
         Directory { path, folder: None }

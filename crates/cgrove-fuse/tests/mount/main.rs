@@ -9,6 +9,7 @@
 //!     cargo test -p cgrove-fuse --test mount -- NAME
 
 mod act;
+mod beside;
 mod ends;
 mod files;
 mod kit;
@@ -40,6 +41,7 @@ macro_rules! tests {
 use tests;
 
 const MODULES: &[(&str, &[Test])] = &[
+    ("beside", beside::TESTS),
     ("ends", ends::TESTS),
     ("files", files::TESTS),
     ("odd", odd::TESTS),

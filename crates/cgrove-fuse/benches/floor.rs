@@ -20,8 +20,8 @@ use cgrove_files::Tree;
 use cgrove_fuse::{Empty, Options, mount};
 use fuser::{
     Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite,
-    Request, WriteFlags,
+    LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyWrite, Request, WriteFlags,
 };
 
 const ROUNDS: usize = 31;
@@ -37,7 +37,9 @@ fn main() {
         Ok(mounted) => mounted,
         Err(error) => return println!("nothing is measured: {error}"),
     };
-    let config = Config::default();
+    let mut config = Config::default();
+    // As ours is: the kernel then asks for attributes before it judges.
+    config.mount_options.push(MountOption::DefaultPermissions);
     let nothing = match fuser::spawn_mount(Nothing::default(), floor, &config) {
         Ok(nothing) => nothing,
         Err(error) => return println!("nothing is measured: the floor: {error}"),

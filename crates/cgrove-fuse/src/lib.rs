@@ -46,10 +46,10 @@
 //!   told to poll(2) and epoll(7), as POLLPRI and POLLERR, and not to inotify. Removing a cgroup
 //!   or taking its files away also wakes those who poll them.
 //! * Times of all files are that of the mount; utimes(2) is judged and then forgotten.
-//! * No bytes written to a file that is gone are a success: the kernel does not ask for none.
+//! * The kernel answers some by itself: no bytes written to a file that is gone are a success, one
+//!   may go elsewhere in it (lseek), and pwrite to a file open for reading only is EBADF, not ESPIPE.
 //! * `name_to_handle_at` is not supported, so a cgroup's id is to be had as inode number only.
-//! * The superuser of the mount has every capability and nobody else has any; file capabilities
-//!   do not count.
+//! * To the tree the superuser of the mount has every capability and nobody else has any.
 
 #![deny(unsafe_code)]
 

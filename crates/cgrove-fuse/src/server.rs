@@ -1,9 +1,11 @@
 //! The requests of the kernel, answered by the tree.
 //!
-//! The kernel's part of FUSE asks for nothing that a file system can decide: it checks no
-//! permission (the mount is without `default_permissions`), caches no name and no attribute (each
-//! is good for no time at all) and reads and writes directly. So every question reaches the tree,
-//! with the requester's credentials, and the answer holds for that moment.
+//! The kernel's part of FUSE keeps nothing: no name and no attribute (each is good for no time at
+//! all), and it reads and writes directly. It does judge, by the attributes that it asks for each
+//! time (`default_permissions`), as it does for any file system: so of two reasons for a refusal the
+//! first is the one that Linux gives, and capabilities count. The tree judges as well, with the
+//! requester's credentials; that is what counts for what the kernel does not know, the opener's
+//! rights above all.
 //!
 //! Every request is answered before its method returns. The methods are in `requests.rs`; here is
 //! what they share.

@@ -1,8 +1,8 @@
 //! The mount beside the kernel's own cgroup2: the same system calls, drawn at random, on both.
 //!
 //! What is compared is what came of each call, down to the errno, as root and as another user (by
-//! the user that files are judged by, setfsuid(2)). A sequence has a number;
-//! `CGROVE_SEED=N cargo test -p cgrove-fuse --test mount -- beside` plays that one.
+//! the user that files are judged by, setfsuid(2)). A sequence has a number: with `CGROVE_SEED=N`
+//! that one is played, with `CGROVE_CASES=N` so many.
 
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -19,7 +19,7 @@ use crate::kit::{Directory, Mount, Place, USER, errno};
 
 crate::tests!(&[Place::Kernel] => calls_have_the_same_outcome;);
 
-const SEQUENCES: u64 = 400;
+const SEQUENCES: u64 = 60;
 const CALLS: usize = 250;
 
 /// Files that both have. Not `cgroup.stat`, which has a line for each controller.
@@ -293,8 +293,11 @@ fn become_user(id: u32) {
 }
 
 fn calls_have_the_same_outcome(_place: Place) {
-    let one = std::env::var("CGROVE_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = one.map_or(0..SEQUENCES, |seed| seed..seed + 1);
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seed = number("CGROVE_SEED");
+    let count = number("CGROVE_CASES").unwrap_or(if seed.is_some() { 1 } else { SEQUENCES });
+    let seed = seed.unwrap_or(0);
+    let seeds = seed..seed + count;
     nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
     let mut faults = 0;
     for seed in seeds {

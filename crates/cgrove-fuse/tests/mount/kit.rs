@@ -146,6 +146,18 @@ fn kit() -> &'static Kit {
 }
 
 pub fn clean_up() {
+    for entry in cgroup2()
+        .and_then(|path| fs::read_dir(path).map_err(|e| e.to_string()))
+        .into_iter()
+        .flatten()
+    {
+        let Ok(entry) = entry else { continue };
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix("cgrove-test-"));
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove_cgroups(&entry.path());
+        }
+    }
     // Of tests that were killed, with their servers and guards.
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
     for path in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {

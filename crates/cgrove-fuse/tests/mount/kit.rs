@@ -292,16 +292,20 @@ impl Directory {
         &self.path
     }
 
+    /// Two below where it is mounted, as what is one below may have controllers.
     pub fn of_the_kernel() -> Directory {
-        let path = cgroup2().expect("a mount").join(format!("cgrove-test-{}", std::process::id()));
-        fs::create_dir(&path).expect("a cgroup of our own");
+        let name = format!("cgrove-test-{}", std::process::id());
+        let path = cgroup2().expect("a mount").join(name).join("base");
+        fs::create_dir_all(&path).expect("a cgroup of our own");
         Directory { path, folder: None }
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        let Some(directory) = self.folder.take() else { return remove_cgroups(&self.path) };
+        let Some(directory) = self.folder.take() else {
+            return remove_cgroups(self.path.parent().expect("ours"));
+        };
         if is_mounted(&self.path) {
             unmount(&self.path);
         }

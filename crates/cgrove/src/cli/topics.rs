@@ -150,7 +150,7 @@ tree is mounted; --pid-file FILE says whom to signal:
 
 With --adopt a pid written to cgroup.procs takes that process in: it and what is
 born of it since is listed, counted as populated, and killed by cgroup.kill. It
-is found by looking: a child whose parent ends within some 20 ms is missed.
+is found by looking: a child whose parent ends before the next look is missed.
 
 What is asked of it is answered at once: a write that would sleep in Linux fails
 with EBUSY. statfs says FUSE, and inotify does not see changes that poll does.

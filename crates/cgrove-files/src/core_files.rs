@@ -19,8 +19,8 @@ pub(crate) type Done = Result<Option<Rest>, WriteError>;
 pub(crate) fn table() -> Table {
     let files = alloc::vec![
         FileDef::new("cgroup.type").on(Place::NotRoot).read(read_type).write(write_type),
-        FileDef::new("cgroup.procs").delegatable().read(read_procs).write(write_procs),
-        FileDef::new("cgroup.threads").delegatable().read(read_threads).write(write_threads),
+        FileDef::new("cgroup.procs").delegatable().list().read(read_procs).write(write_procs),
+        FileDef::new("cgroup.threads").delegatable().list().read(read_threads).write(write_threads),
         FileDef::new("cgroup.controllers").read(read_controllers),
         FileDef::new("cgroup.subtree_control")
             .delegatable()

@@ -79,7 +79,7 @@ mod xattr;
 pub use attr::Attrs;
 pub use cred::{Access, Caller, Cred, NoTasks, Tasks};
 pub use figures::{Figure, Figures};
-pub use node::{FileNode, Node, Stat};
+pub use node::{FileNode, Node, NodeId, Stat};
 pub use open::{File, OpenFlags, OpenState, Poll};
 pub use options::MountOptions;
 pub use table::{FileDef, Place, Read, Reading, Rest, Table, Write, Writing, Written};

@@ -3,7 +3,7 @@
 use crate::attr::{Attrs, Batch, Key};
 use crate::table::FileDef;
 use alloc::sync::Arc;
-use cgrove_core::{Cgroup, Css};
+use cgrove_core::{Cgroup, CgroupId, Css, CssId};
 use core::fmt;
 
 /// A file of a tree's tables.
@@ -35,6 +35,19 @@ pub struct FileNode {
     css: Option<(Arc<Css>, u32)>,
 }
 
+/// What tells a node from every other of its tree, those that are gone included:
+/// a file that is taken away and comes back is another one. Files have a place
+/// among [`Tree::defs`](crate::Tree::defs), the same in every cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NodeId {
+    /// A cgroup's directory.
+    Dir(CgroupId),
+    /// A file of the core.
+    Core(CgroupId, usize),
+    /// A controller's file, in one of the times that its css has shown its files.
+    Css(CssId, u32, usize),
+}
+
 impl Node {
     /// The cgroup whose directory this is or is in.
     #[must_use]
@@ -49,6 +62,18 @@ impl Node {
     #[must_use]
     pub fn is_dir(&self) -> bool {
         matches!(self, Self::Dir(_))
+    }
+
+    /// What tells it from every other node of its tree.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        match self {
+            Self::Dir(cgroup) => NodeId::Dir(cgroup.id()),
+            Self::File(file) => match file.batch() {
+                Batch::Core => NodeId::Core(file.cgroup.id(), file.entry.index),
+                Batch::Css(css, shows) => NodeId::Css(css, shows, file.entry.index),
+            },
+        }
     }
 
     /// Whether its name still leads to it.

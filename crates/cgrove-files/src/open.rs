@@ -174,11 +174,18 @@ impl File {
     ) -> Result<(), Errno> {
         let def = &self.node.entry().def;
         // Before the content: an event that comes between is seen again.
-        state.seen = self.event();
+        let event = self.event();
+        if !def.is_list {
+            // Also by whoever is then refused.
+            state.seen = event;
+        }
         let read = def.read.ok_or(Errno::EINVAL)?;
         let (cgroup, open) = (self.node.cgroup(), &mut state.open);
         let mut text = String::new();
         read(&mut Reading { tree, cgroup, caller, now, tag: def.tag, open }, &mut text)?;
+        if def.is_list && !text.is_empty() {
+            state.seen = event;
+        }
         state.content = text.into_bytes();
         state.shown = true;
         Ok(())

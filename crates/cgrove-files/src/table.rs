@@ -58,6 +58,9 @@ pub struct FileDef {
     /// Its pollers are told of changes: there is an
     /// [`EventFile`](cgrove_core::EventFile) of its name.
     pub notifies: bool,
+    /// It is a list that is shown line by line. Who has read an empty one was shown nothing, and
+    /// polls as before (`kernfs_seq_show`).
+    pub is_list: bool,
     /// The longest write, in bytes; E2BIG above.
     pub max_write: usize,
     /// How it is read; EINVAL if it is not.
@@ -77,6 +80,7 @@ impl FileDef {
             place: Place::Everywhere,
             delegatable: false,
             notifies: false,
+            is_list: false,
             max_write: PAGE_SIZE as usize,
             read: None,
             write: None,
@@ -102,6 +106,13 @@ impl FileDef {
     #[must_use]
     pub const fn notifies(mut self) -> Self {
         self.notifies = true;
+        self
+    }
+
+    /// Is a list, shown line by line.
+    #[must_use]
+    pub const fn list(mut self) -> Self {
+        self.is_list = true;
         self
     }
 

@@ -406,4 +406,15 @@ fn each_open_file_has_seen_its_own_events() {
     assert!(plain.poll().priority);
     w.read_file(&plain).unwrap();
     assert!(!plain.poll().priority);
+    // Whoever is refused has seen it; whoever has read an empty list has seen none of it.
+    let kill = w.open("a/cgroup.kill", OpenFlags::BOTH).unwrap();
+    w.read_file(&kill).unwrap_err();
+    assert!(!kill.poll().priority);
+    let procs = w.open("a/cgroup.procs", OpenFlags::READ).unwrap();
+    assert_eq!(w.read_file(&procs).unwrap(), "");
+    assert!(procs.poll().priority);
+    w.spawn("a", 11);
+    procs.seek(0).unwrap();
+    w.read_file(&procs).unwrap();
+    assert!(!procs.poll().priority);
 }

@@ -7,6 +7,7 @@ mod group;
 mod limits;
 mod live;
 mod manual;
+mod mount;
 mod run;
 mod topics;
 mod values;
@@ -20,6 +21,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use self::run::Run;
 use crate::group::Group;
 use crate::live::Live;
+use crate::mount::Mount;
 use crate::top::Top;
 
 /// What was asked for.
@@ -53,6 +55,8 @@ pub enum Command {
         /// As JSON.
         json: bool,
     },
+    /// `cgrove mount`
+    Mount(Mount),
     /// `cgrove man DIR`
     Manual {
         /// Where the pages go.
@@ -78,7 +82,7 @@ pub enum Stop {
     disable_help_subcommand = true,
     help_template = "{about}\n\nUsage: {usage}\n\n{subcommands}{after-help}",
     after_help = "More: `cgrove COMMAND --help`; `cgrove help TOPIC`: limits, backends, report,\n\
-        watching, files, groups, environment, exit-status; `cgrove --version`."
+        watching, files, groups, mounting, environment, exit-status; `--version`."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -118,6 +122,8 @@ enum Sub {
     },
     #[command(flatten)]
     Live(live::LiveCommand),
+    /// Show a cgroup2 tree as a file system, to try programs on
+    Mount(mount::MountArgs),
     /// Explain a topic or all options of a command
     Help {
         /// A topic or a command; without one, what there is
@@ -153,6 +159,7 @@ pub fn parse(args: Vec<OsString>) -> Result<Command, Stop> {
         Sub::Group(command) => Command::Group(command.resolve()),
         Sub::Live(command) => Command::Live(command.resolve()),
         Sub::Events { path, json } => Command::Events { path, json },
+        Sub::Mount(args) => Command::Mount(args.resolve()),
         Sub::Top { name, once } => Command::Top(Top { name, once }),
         Sub::Help { topic } => return Err(topics::help(topic.as_deref())),
         Sub::Completions { shell } => {

@@ -16,6 +16,7 @@ mod group;
 mod json;
 mod live;
 mod manual;
+mod mount;
 mod page;
 mod run;
 mod say;
@@ -41,6 +42,7 @@ fn cgrove(args: Vec<OsString>) -> i32 {
         Ok(cli::Command::Group(what)) => group::group(what, closed),
         Ok(cli::Command::Events { path, json }) => events::follow(&path, json),
         Ok(cli::Command::Live(what)) => live::live(what),
+        Ok(cli::Command::Mount(what)) => mount::mount(&what),
         Ok(cli::Command::Top(what)) => top::top(&what),
         Ok(cli::Command::Manual { dir, pages }) => manual::write(&dir, &pages),
         Err(cli::Stop::Text(text)) => say::out(&text),

@@ -12,7 +12,7 @@ pub(super) struct Topic {
     pub(super) text: &'static str,
 }
 
-pub(super) const TOPICS: [Topic; 8] = [
+pub(super) const TOPICS: [Topic; 9] = [
     Topic {
         name: "limits",
         about: "what can be limited, and how well the limits hold",
@@ -136,6 +136,33 @@ command of exec has the streams, directory, environment, limits and signals of
 who typed it, but not his session: no job control and no controlling terminal.
 
 A process inside acts on its own group and those below only.
+",
+    },
+    Topic {
+        name: "mounting",
+        about: "a cgroup tree as a file system",
+        text: "\
+`cgrove mount DIR` shows a cgroup2 tree at a directory, for programs that want
+one and are to be tried where there is none for them. Cgroups can be made,
+delegated, configured and removed as in the kernel's own, with the same files,
+modes and errors. No process is in it: every pid is no such process.
+
+/dev/fuse must be there. Root, and the root of a user namespace (unshare -Urm),
+mount by themselves; other users need fusermount3, and the tree is theirs. With
+--allow-other other users may use it too.
+
+It is served until SIGTERM, SIGINT or SIGHUP, or until somebody unmounts it, and
+unmounted even if cgrove is killed. With --daemon the command returns when the
+tree is mounted; --pid-file FILE says whom to signal:
+
+  cgrove mount --daemon --pid-file pid DIR && ... ; kill $(cat pid)
+
+With --adopt a pid written to cgroup.procs takes that process in: it and what is
+born of it since is listed, counted as populated, and killed by cgroup.kill. It
+is found by looking: a child whose parent ends before the next look is missed.
+
+What is asked of it is answered at once: a write that would sleep in Linux fails
+with EBUSY. statfs says FUSE, and inotify does not see changes that poll does.
 ",
     },
     Topic {

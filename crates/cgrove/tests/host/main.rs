@@ -19,6 +19,7 @@ mod kit;
 mod limits;
 mod live;
 mod memory;
+mod mounting;
 mod odd;
 mod outcome;
 mod parent;
@@ -61,6 +62,8 @@ pub const PID_NAMESPACE: &str = "right to make a pid namespace";
 
 /// A tree that nobody traces: not to be had where forks ask by ptrace.
 pub const UNTRACED: &str = "untraced tree";
+/// `/dev/fuse`, and the right to mount it or `fusermount3`.
+pub const MOUNTING: &str = "right to mount";
 
 /// Lists the tests of a module, with what they need.
 macro_rules! tests {
@@ -88,6 +91,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("limits", limits::TESTS),
     ("live", live::TESTS),
     ("memory", memory::TESTS),
+    ("mounting", mounting::TESTS),
     ("odd", odd::TESTS),
     ("outcome", outcome::TESTS),
     ("parent", parent::TESTS),
@@ -101,8 +105,10 @@ const MODULES: &[(&str, &[Test])] = &[
 ];
 
 /// Modules that have nothing to do with how forks ask.
-const OF_ITS_OWN: &[&str] =
-    &["events", "inputs", "kernel", "live", "parent", "python", "seeing", "tools", "watching"];
+const OF_ITS_OWN: &[&str] = &[
+    "events", "inputs", "kernel", "live", "mount", "parent", "python", "seeing", "tools",
+    "watching",
+];
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
@@ -165,6 +171,7 @@ fn is_here(need: &str) -> bool {
             let command = command.stdout(Stdio::null()).stderr(Stdio::null());
             command.status().is_ok_and(|status| status.success())
         }
+        MOUNTING => mounting::is_possible(),
         tool => {
             let mut command = Command::new(tool);
             command.arg("--version").stdin(Stdio::null());

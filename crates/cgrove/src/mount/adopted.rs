@@ -1,0 +1,155 @@
+//! A world over real processes: who writes a pid to `cgroup.procs` has that process taken in.
+//!
+//! What nothing here acts upon has no file: there are no controllers, no freezer and no CPU time.
+//! What there is holds by looking (`kin.rs`): every question looks first, and a thread looks every
+//! now and then, so that pollers learn of what happens by itself.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use cgrove_core::{Effect, Effects, Hierarchy, Task, Time};
+use cgrove_files::{File, Tasks, Tree};
+use cgrove_fuse::{Events, Requester, World};
+use cgrove_host::procfs::Proc;
+use cgrove_host::sys::RawPid;
+use nix::errno::Errno;
+
+use super::kin::Kin;
+
+/// Between two looks while there are processes, and while there are none.
+const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(5)];
+/// Looks take no more than this share of a core.
+const SHARE: u32 = 100;
+
+/// Files of the core that say or do what nobody here does.
+const NOT_HELD: [&str; 4] = ["cgroup.freeze", "cgroup.stat.local", "cpu.stat", "cpu.stat.local"];
+
+/// The world.
+pub(super) struct Adopted(Arc<Shared>);
+
+struct Shared {
+    tree: Tree,
+    start: Instant,
+    kin: Mutex<Kin>,
+    events: OnceLock<Events>,
+    looker: OnceLock<Thread>,
+}
+
+impl Adopted {
+    /// A world with nobody in it.
+    pub(super) fn new() -> Result<Adopted, Errno> {
+        let kin = Mutex::new(Kin::new(Proc::open()?));
+        let tree = Tree::builder(Hierarchy::builder().build(Time(0))).build();
+        let (events, looker) = (OnceLock::new(), OnceLock::new());
+        Ok(Adopted(Arc::new(Shared { tree, start: Instant::now(), kin, events, looker })))
+    }
+}
+
+impl Shared {
+    fn now(&self) -> Time {
+        Time(0).after(self.start.elapsed())
+    }
+
+    fn kin(&self) -> MutexGuard<'_, Kin> {
+        self.kin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with those that are known, and what follows from it. Effects are performed
+    /// without the lock: they can be kills, which take it.
+    fn with<T>(&self, what: impl FnOnce(&mut Kin, &mut Effects) -> T) -> T {
+        let mut fx = Effects::at(self.now());
+        let done = what(&mut self.kin(), &mut fx);
+        if let Some(events) = self.events.get() {
+            events.perform(&mut fx);
+        }
+        done
+    }
+
+    fn look(&self) {
+        self.with(|kin, fx| kin.look(self.tree.hierarchy(), fx));
+    }
+}
+
+/// Looks until the mount is gone.
+fn keep_looking(shared: &Weak<Shared>) {
+    loop {
+        let Some(world) = shared.upgrade() else { return };
+        let begin = Instant::now();
+        world.look();
+        let pause = PAUSE[usize::from(world.kin().is_empty())];
+        drop(world);
+        thread::park_timeout(pause.max(begin.elapsed() * SHARE));
+    }
+}
+
+/// Tasks by the pids of `/proc`.
+struct View<'w> {
+    shared: &'w Shared,
+    who: Requester,
+    opener: u32,
+}
+
+impl Tasks for View<'_> {
+    fn find(&self, pid: u32) -> Option<Arc<Task>> {
+        let pid = if pid == 0 { self.who.tid } else { pid };
+        let pid = RawPid::try_from(pid).ok().filter(|pid| *pid > 0)?;
+        let hierarchy = self.shared.tree.hierarchy();
+        let found = self.shared.with(|kin, fx| {
+            // Whoever is in the tree can be killed by its owner. So nobody takes in another's.
+            let user = kin.user(pid)?;
+            (self.opener == 0 || self.opener == user).then(|| kin.find(hierarchy, pid, fx))?
+        });
+        if let Some(looker) = self.shared.looker.get() {
+            looker.unpark();
+        }
+        found
+    }
+
+    fn pid(&self, task: &Arc<Task>) -> Option<u32> {
+        u32::try_from(self.shared.kin().pid(task)?).ok()
+    }
+}
+
+impl World for Adopted {
+    fn tree(&self) -> &Tree {
+        &self.0.tree
+    }
+
+    fn now(&self) -> Time {
+        self.0.now()
+    }
+
+    fn hides(&self, name: &str) -> bool {
+        NOT_HELD.contains(&name)
+    }
+
+    fn look(&self) {
+        self.0.look();
+    }
+
+    fn mounted(&self, events: Events) {
+        // A world is mounted once.
+        let _ = self.0.events.set(events);
+        let shared = Arc::downgrade(&self.0);
+        let looker = thread::Builder::new().name("cgrove-look".into());
+        // Without it pollers learn of ends only when somebody asks.
+        if let Ok(looker) = looker.spawn(move || keep_looking(&shared)) {
+            let _ = self.0.looker.set(looker.thread().clone());
+        }
+    }
+
+    fn reader<'w>(&'w self, who: Requester, file: &File) -> Box<dyn Tasks + 'w> {
+        Box::new(View { shared: &self.0, who, opener: file.opener().uid })
+    }
+
+    fn writer<'w>(&'w self, who: Requester, file: &File, _text: &[u8]) -> Box<dyn Tasks + 'w> {
+        self.reader(who, file)
+    }
+
+    fn perform(&self, effect: Effect, _fx: &mut Effects) {
+        if let Effect::Kill(task) = effect {
+            self.0.kin().kill(task);
+        }
+    }
+}

@@ -80,7 +80,7 @@ pub enum Stop {
     name = "cgrove",
     version,
     disable_help_subcommand = true,
-    help_template = "{about}\n\nUsage: {usage}\n\n{subcommands}{after-help}",
+    help_template = "{about}\nUsage: {usage}\n\n{subcommands}{after-help}",
     after_help = "More: `cgrove COMMAND --help`; `cgrove help TOPIC`: limits, backends, report,\n\
         watching, files, groups, mounting, environment, exit-status; `--version`."
 )]

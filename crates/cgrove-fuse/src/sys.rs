@@ -13,6 +13,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::unistd::Pid;
 
 use crate::mutant::{Mutant, broken};
 
@@ -72,11 +73,22 @@ pub(crate) fn receive_descriptor(socket: BorrowedFd<'_>) -> Result<Option<OwnedF
     Ok(None)
 }
 
-/// A descriptor of this process, readable once the whole of it has ended; none before Linux 5.3.
-pub(crate) fn own_pidfd() -> Result<Option<OwnedFd>, Errno> {
-    // SAFETY: getpid(2) and pidfd_open(2) touch no memory.
-    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
-    let opened = match Errno::result(opened) {
+/// PIDFD_THREAD (libc has no name for it yet).
+const PIDFD_THREAD: c_int = libc::O_EXCL;
+
+/// A descriptor that is readable once a thread of this process has ended; before Linux 6.9, once the
+/// whole process has; before 5.3 there is none.
+pub(crate) fn thread_pidfd(tid: Pid) -> Result<Option<OwnedFd>, Errno> {
+    let open = |id: c_int, flags: c_int| {
+        // SAFETY: pidfd_open(2) touches no memory.
+        Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, id, flags) })
+    };
+    let opened = match open(tid.as_raw(), PIDFD_THREAD) {
+        Ok(opened) if !broken(Mutant::GuardOfProcess) => Ok(opened),
+        Err(errno) if errno != Errno::EINVAL => Err(errno),
+        _ => open(Pid::this().as_raw(), 0),
+    };
+    let opened = match opened {
         Err(Errno::ENOSYS) => return Ok(None),
         opened => c_int::try_from(opened?).map_err(|_| Errno::EBADF)?,
     };

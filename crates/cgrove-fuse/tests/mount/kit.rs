@@ -158,14 +158,19 @@ pub fn clean_up() {
             remove_cgroups(&entry.path());
         }
     }
-    // Of tests that were killed, with their servers and guards.
+    unmount_below(&kit().folder);
+    let _ = fs::remove_dir_all(&kit().folder);
+}
+
+/// Unmounts what tests have left that were killed with their servers and guards. By force: a thread
+/// of theirs may wait for an answer that nobody gives.
+fn unmount_below(folder: &Path) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
     for path in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
-        if Path::new(path).starts_with(&kit().folder) {
+        if Path::new(path).starts_with(folder) {
             unmount(Path::new(path));
         }
     }
-    let _ = fs::remove_dir_all(&kit().folder);
 }
 
 /// This program, to be started again.
@@ -223,7 +228,12 @@ pub fn probe(place: Place) -> ExitCode {
 
 /// Runs a test in its process, for a bounded time.
 pub fn run_inside(place: Place, name: &str) -> Result<(), String> {
+    let folder = kit().folder.join(format!("{}-{}", place.name(), name.replace("::", "-")));
+    fs::create_dir(&folder)
+        .and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(0o777)))
+        .map_err(|error| error.to_string())?;
     let mut command = place.command(&[name]);
+    command.env("CGROVE_FOLDER", &folder);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let said = [
@@ -235,6 +245,7 @@ pub fn run_inside(place: Place, name: &str) -> Result<(), String> {
         // All of its group: a client that it has started may hang in its server.
         let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        unmount_below(&folder);
         let _ = child.wait();
     }
     let said = said.map(|thread| thread.join().unwrap_or_default()).concat();
@@ -275,7 +286,8 @@ pub struct Directory {
 }
 
 pub fn directory() -> Directory {
-    let folder = tempfile::tempdir_in(&kit().folder).expect("a directory");
+    let folder = std::env::var_os("CGROVE_FOLDER").map_or(kit().folder.clone(), PathBuf::from);
+    let folder = tempfile::tempdir_in(folder).expect("a directory");
     Directory { path: folder.path().to_owned(), folder: Some(folder) }
 }
 
@@ -314,7 +326,7 @@ impl Drop for Directory {
 }
 
 fn unmount(path: &Path) {
-    if umount2(path, MntFlags::MNT_DETACH).is_err() {
+    if umount2(path, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH).is_err() {
         let mut helper = Command::new("fusermount3");
         let _ = helper.args(["-u", "-q", "-z", "--"]).arg(path).status();
     }

@@ -164,8 +164,9 @@ fn a_killed_server_leaves_no_mount(_place: Place) {
 
 /// A thread of its own waits for the server's threads, which are dead, and hears no signal.
 fn a_killed_server_that_uses_its_own_tree_ends(place: Place) {
-    if place == Place::User || !has_thread_pidfds() {
-        // Nobody but root can end such a wait; nobody learns of it in time without them.
+    // A plain user can end such a wait only by a file, and nobody learns of it in time without the
+    // other.
+    if (place == Place::User && !kit::has_control()) || !has_thread_pidfds() {
         return;
     }
     for _ in 0..20 {

@@ -113,6 +113,10 @@ fn open_device() {
         unshare(CloneFlags::CLONE_NEWNS)?;
         let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount2(None::<&str>, "/", None::<&str>, flags, None::<&str>)?;
+        if !has_control() {
+            let (kind, flags) = (Some("fusectl"), MsFlags::empty());
+            let _ = mount2(kind, "/sys/fs/fuse/connections", kind, flags, None::<&str>);
+        }
         mknod(&open, SFlag::S_IFCHR, Mode::empty(), found.rdev())?;
         fs::set_permissions(&open, Permissions::from_mode(0o666)).expect("its mode");
         mount2(Some(&open), device, None::<&str>, MsFlags::MS_BIND, None::<&str>)
@@ -120,6 +124,12 @@ fn open_device() {
     // Where that is not allowed, the probe says what is missing.
     let _ = made();
     let _ = fs::remove_file(&open);
+}
+
+/// Whether connections can be cut by writing to a file.
+pub fn has_control() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
+    mounts.lines().any(|line| line.split(' ').nth(2) == Some("fusectl"))
 }
 
 /// A folder that every user may use, and in it this program.

@@ -2,8 +2,12 @@
 //!
 //! A process of its own, forked before anything is mounted, because after SIGKILL nobody else is
 //! left. It holds two descriptors: one end of a pipe, by which it is told what the mount is and that
-//! it is no longer needed, and a pidfd of the server. When the server is gone, or the pipe closes
+//! it is no longer needed, and a pidfd of the thread that serves. When that is gone, or the pipe closes
 //! untold, it unmounts by umount2(2), and by `fusermount3 -u` where it may not.
+//!
+//! A pidfd of the thread and not of the process, because a process that uses its own mount does not end
+//! when it is killed: one thread waits for an answer, without hearing any signal, and nobody is left
+//! to give it. Unmounting by force ends the wait.
 //!
 //! It unmounts only what the server had mounted, by the number of the mount; one that somebody has put
 //! over it or in its place stays. It is in a session of its own and blocks all signals.
@@ -30,11 +34,12 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Forks it, for a mount to be made at `path`, with the program that unmounts for plain users.
+    /// Forks it, for a mount to be made at `path` and served as long as thread `server` lives, with
+    /// the program that unmounts for plain users.
     ///
     /// # Errors
     /// Those of pipes and forks.
-    pub(crate) fn new(path: &CString, helper: Option<&Path>) -> Result<Self, Errno> {
+    pub(crate) fn new(path: &CString, helper: Option<&Path>, server: Pid) -> Result<Self, Errno> {
         let raw = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
         let word = |word: &OsStr| CString::new(word.as_bytes()).map_err(|_| Errno::EINVAL);
         let helper = match helper {
@@ -56,7 +61,7 @@ impl Guard {
             stays: broken(Mutant::GuardInGroup),
         };
         let (theirs, orders) = pipe().map_err(raw)?;
-        let server = sys::own_pidfd()?;
+        let server = sys::thread_pidfd(server)?;
         let (mut ready, starting) = pipe().map_err(raw)?;
         let pid = sys::fork_guard(&plan, theirs.as_fd(), server.as_ref().map(AsFd::as_fd))?;
         drop(starting);

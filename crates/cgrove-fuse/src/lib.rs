@@ -38,6 +38,11 @@
 //! until somebody unmounts it. So a small process stands by, the *guard*, and unmounts it; it is
 //! told at a proper end, and leaves. See [`Options::guard`].
 //!
+//! A program that uses its own mount needs the guard even to end when it is killed: a thread of it
+//! may wait for an answer that no other is left to give. The guard ends that wait by force, for
+//! root, and by `/sys/fs/fuse/connections`, where a plain user finds that; before Linux 6.9 it does
+//! not learn of it.
+//!
 //! # What differs from cgroup2
 //!
 //! * `statfs` says FUSE_SUPER_MAGIC: only the kernel's own file system can say

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -20,7 +21,7 @@ use fuser::{Config, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount as mount2, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{getegid, geteuid};
+use nix::unistd::{Pid, getegid, geteuid, gettid};
 
 use crate::events::Shared;
 use crate::guard::Guard;
@@ -126,10 +127,11 @@ pub fn mount<W: World>(
     }
     let shared = Shared::new(world).map_err(system)?;
     let (reader, writer) = pipe().map_err(system)?;
+    let (server, work, serving) = stand_by().map_err(system)?;
 
     let mut guard = None;
     if options.guard {
-        let made = Guard::new(&name, helper.as_deref());
+        let made = Guard::new(&name, helper.as_deref(), server);
         guard = Some(made.map_err(|errno| failed(errno, "see `ulimit -a` for what is used up"))?);
     }
     let connection = match connect(&path, options, helper.as_deref(), guard.as_ref()) {
@@ -168,9 +170,28 @@ pub fn mount<W: World>(
         dismiss(&guard);
         drop(writer);
     };
-    let serving = thread::Builder::new().name("cgrove-mount".into()).spawn(serve);
-    mounted.session = Some(serving.map_err(system)?);
+    // It waits for nothing else.
+    let _ = work.send(Box::new(serve));
+    mounted.session = Some(serving);
     Ok(mounted)
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Starts the thread that is to serve, before there is anything to serve: the guard has to know it.
+/// It ends at once if it is given nothing to do.
+fn stand_by() -> io::Result<(Pid, Sender<Work>, JoinHandle<()>)> {
+    let (work, given) = channel::<Work>();
+    let (names, named) = channel();
+    let wait = move || {
+        let _ = names.send(gettid());
+        if let Ok(work) = given.recv() {
+            work();
+        }
+    };
+    let serving = thread::Builder::new().name("cgrove-mount".into()).spawn(wait)?;
+    let tid = named.recv().map_err(io::Error::other)?;
+    Ok((tid, work, serving))
 }
 
 fn dismiss(guard: &Mutex<Option<Guard>>) {

@@ -18,6 +18,8 @@ pub(crate) enum Mutant {
     GuardByDevice,
     /// The guard stays in the server's process group.
     GuardInGroup,
+    /// The guard waits for the end of the process, not of the thread that serves.
+    GuardOfProcess,
     /// Timers do not fire: the end of a burst is not told.
     ClockStands,
 }

@@ -13,6 +13,7 @@ use std::ptr;
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::unistd::Pid;
 
 use crate::mutant::{Mutant, broken};
 
@@ -72,11 +73,22 @@ pub(crate) fn receive_descriptor(socket: BorrowedFd<'_>) -> Result<Option<OwnedF
     Ok(None)
 }
 
-/// A descriptor of this process, readable once the whole of it has ended; none before Linux 5.3.
-pub(crate) fn own_pidfd() -> Result<Option<OwnedFd>, Errno> {
-    // SAFETY: getpid(2) and pidfd_open(2) touch no memory.
-    let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
-    let opened = match Errno::result(opened) {
+/// PIDFD_THREAD (libc has no name for it yet).
+const PIDFD_THREAD: c_int = libc::O_EXCL;
+
+/// A descriptor that is readable once a thread of this process has ended; before Linux 6.9, once the
+/// whole process has; before 5.3 there is none.
+pub(crate) fn thread_pidfd(tid: Pid) -> Result<Option<OwnedFd>, Errno> {
+    let open = |id: c_int, flags: c_int| {
+        // SAFETY: pidfd_open(2) touches no memory.
+        Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, id, flags) })
+    };
+    let opened = match open(tid.as_raw(), PIDFD_THREAD) {
+        Ok(opened) if !broken(Mutant::GuardOfProcess) => Ok(opened),
+        Err(errno) if errno != Errno::EINVAL => Err(errno),
+        _ => open(Pid::this().as_raw(), 0),
+    };
+    let opened = match opened {
         Err(Errno::ENOSYS) => return Ok(None),
         opened => c_int::try_from(opened?).map_err(|_| Errno::EBADF)?,
     };
@@ -159,6 +171,8 @@ fn guard(plan: &Plan, args: &[*const c_char], orders: c_int, server: c_int) -> !
             && libc::umount2(plan.path.as_ptr(), libc::MNT_FORCE | libc::MNT_DETACH) < 0
             && let Some((helper, _)) = &plan.helper
         {
+            // It unmounts, and cuts nobody off who waits.
+            abort(now.map_or(0, |now| now.device));
             // The helper gets the streams and signals that programs expect.
             libc::close(orders);
             while (0..2).contains(&libc::open(c"/dev/null".as_ptr(), libc::O_RDWR)) {}
@@ -168,6 +182,35 @@ fn guard(plan: &Plan, args: &[*const c_char], orders: c_int, server: c_int) -> !
             libc::execve(helper.as_ptr(), args.as_ptr(), nothing.as_ptr());
         }
         libc::_exit(0)
+    }
+}
+
+/// Cuts a connection by the file that the user who mounted it may write, where that file system is
+/// mounted (fuse.rst, "Control filesystem").
+fn abort(device: u64) {
+    let [before, after] = [&b"/sys/fs/fuse/connections/"[..], &b"/abort\0"[..]];
+    let mut path = [0_u8; 64];
+    let mut len = before.len();
+    path[..len].copy_from_slice(before);
+    // The name is the device's minor number (its major is 0), in decimal.
+    let minor = device & 0xffff_ffff;
+    let mut unit = 1;
+    while minor / unit >= 10 {
+        unit *= 10;
+    }
+    while unit > 0 {
+        path[len] = b'0' + (minor / unit % 10) as u8;
+        len += 1;
+        unit /= 10;
+    }
+    path[len..len + after.len()].copy_from_slice(after);
+    // SAFETY: `path` ends with a NUL, and write(2) reads one byte of a constant.
+    unsafe {
+        let file = libc::open(path.as_ptr().cast(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file >= 0 {
+            libc::write(file, b"1".as_ptr().cast(), 1);
+            libc::close(file);
+        }
     }
 }
 

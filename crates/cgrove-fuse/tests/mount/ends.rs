@@ -23,6 +23,7 @@ crate::tests!(
     whoever_unmounts_by_hand_ends_it,
     a_killed_server_leaves_no_mount,
     a_killed_process_group_leaves_no_mount,
+    a_killed_server_that_uses_its_own_tree_ends,
     a_server_killed_while_it_mounts_leaves_no_mount,
     a_guard_leaves_the_mounts_of_others_alone,
     a_server_without_a_guard_leaves_one,
@@ -31,9 +32,16 @@ crate::tests!(
 );
 
 /// `serve DIRECTORY`: mounts, says so, and serves until it is killed or its input ends.
-pub fn serve(directory: &str) -> ExitCode {
+pub fn serve(directory: &str, is_busy: bool) -> ExitCode {
     let options = Options { guard: directory.ends_with("guarded"), ..Options::default() };
     let mounted = mount(Path::new(directory), Empty::new(kit::tree()), options).expect("a mount");
+    if is_busy {
+        let files = mounted.path().join("cgroup.stat");
+        for _ in 0..3 {
+            let files = files.clone();
+            std::thread::spawn(move || while fs::read(&files).is_ok() {});
+        }
+    }
     println!("mounted");
     let _ = std::io::stdin().read(&mut [0]);
     drop(mounted);
@@ -48,12 +56,16 @@ struct Server {
 
 impl Server {
     fn new(guarded: bool) -> Server {
+        Server::with(guarded, &[])
+    }
+
+    fn with(guarded: bool, words: &[&str]) -> Server {
         use std::os::unix::process::CommandExt;
         let directory = kit::directory();
         let place = directory.path().join(if guarded { "guarded" } else { "bare" });
         fs::create_dir(&place).unwrap();
         let mut command = Command::new(kit::program());
-        command.arg("serve").arg(&place).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg("serve").arg(&place).args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.process_group(0).spawn().unwrap();
         let mut said = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
@@ -148,6 +160,28 @@ fn a_killed_server_leaves_no_mount(_place: Place) {
             assert!(matches!(read, Err(Errno::ENOTCONN | Errno::ECONNABORTED)), "{read:?}");
         }
     }
+}
+
+/// A thread of its own waits for the server's threads, which are dead, and hears no signal.
+fn a_killed_server_that_uses_its_own_tree_ends(place: Place) {
+    // A plain user can end such a wait only by a file, and nobody learns of it in time without the
+    // other.
+    if (place == Place::User && !kit::has_control()) || !has_thread_pidfds() {
+        return;
+    }
+    for _ in 0..20 {
+        let mut server = Server::with(true, &["busy"]);
+        kill(server.pid(), Signal::SIGKILL).unwrap();
+        assert!(kit::wait(&mut server.child).is_some(), "it does not end");
+        until_unmounted(&server.place);
+    }
+}
+
+/// Linux 6.9 and newer.
+fn has_thread_pidfds() -> bool {
+    let release = nix::sys::utsname::uname().unwrap().release().to_str().unwrap().to_owned();
+    let mut numbers = release.split(['.', '-']).map(|word| word.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(9))
 }
 
 fn a_killed_process_group_leaves_no_mount(_place: Place) {

@@ -113,6 +113,10 @@ fn open_device() {
         unshare(CloneFlags::CLONE_NEWNS)?;
         let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount2(None::<&str>, "/", None::<&str>, flags, None::<&str>)?;
+        if !has_control() {
+            let (kind, flags) = (Some("fusectl"), MsFlags::empty());
+            let _ = mount2(kind, "/sys/fs/fuse/connections", kind, flags, None::<&str>);
+        }
         mknod(&open, SFlag::S_IFCHR, Mode::empty(), found.rdev())?;
         fs::set_permissions(&open, Permissions::from_mode(0o666)).expect("its mode");
         mount2(Some(&open), device, None::<&str>, MsFlags::MS_BIND, None::<&str>)
@@ -120,6 +124,12 @@ fn open_device() {
     // Where that is not allowed, the probe says what is missing.
     let _ = made();
     let _ = fs::remove_file(&open);
+}
+
+/// Whether connections can be cut by writing to a file.
+pub fn has_control() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("/proc is mounted");
+    mounts.lines().any(|line| line.split(' ').nth(2) == Some("fusectl"))
 }
 
 /// A folder that every user may use, and in it this program.
@@ -158,14 +168,19 @@ pub fn clean_up() {
             remove_cgroups(&entry.path());
         }
     }
-    // Of tests that were killed, with their servers and guards.
+    unmount_below(&kit().folder);
+    let _ = fs::remove_dir_all(&kit().folder);
+}
+
+/// Unmounts what tests have left that were killed with their servers and guards. By force: a thread
+/// of theirs may wait for an answer that nobody gives.
+fn unmount_below(folder: &Path) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("/proc is mounted");
     for path in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
-        if Path::new(path).starts_with(&kit().folder) {
+        if Path::new(path).starts_with(folder) {
             unmount(Path::new(path));
         }
     }
-    let _ = fs::remove_dir_all(&kit().folder);
 }
 
 /// This program, to be started again.
@@ -223,7 +238,12 @@ pub fn probe(place: Place) -> ExitCode {
 
 /// Runs a test in its process, for a bounded time.
 pub fn run_inside(place: Place, name: &str) -> Result<(), String> {
+    let folder = kit().folder.join(format!("{}-{}", place.name(), name.replace("::", "-")));
+    fs::create_dir(&folder)
+        .and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(0o777)))
+        .map_err(|error| error.to_string())?;
     let mut command = place.command(&[name]);
+    command.env("CGROVE_FOLDER", &folder);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|error| error.to_string())?;
     let said = [
@@ -235,6 +255,7 @@ pub fn run_inside(place: Place, name: &str) -> Result<(), String> {
         // All of its group: a client that it has started may hang in its server.
         let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        unmount_below(&folder);
         let _ = child.wait();
     }
     let said = said.map(|thread| thread.join().unwrap_or_default()).concat();
@@ -275,7 +296,8 @@ pub struct Directory {
 }
 
 pub fn directory() -> Directory {
-    let folder = tempfile::tempdir_in(&kit().folder).expect("a directory");
+    let folder = std::env::var_os("CGROVE_FOLDER").map_or(kit().folder.clone(), PathBuf::from);
+    let folder = tempfile::tempdir_in(folder).expect("a directory");
     Directory { path: folder.path().to_owned(), folder: Some(folder) }
 }
 
@@ -314,7 +336,7 @@ impl Drop for Directory {
 }
 
 fn unmount(path: &Path) {
-    if umount2(path, MntFlags::MNT_DETACH).is_err() {
+    if umount2(path, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH).is_err() {
         let mut helper = Command::new("fusermount3");
         let _ = helper.args(["-u", "-q", "-z", "--"]).arg(path).status();
     }

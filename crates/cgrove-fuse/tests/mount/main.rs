@@ -54,7 +54,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["act", ref act @ ..] => return act::main(act),
-        ["serve", directory] => return ends::serve(directory),
+        ["serve", directory] => return ends::serve(directory, false),
+        ["serve", directory, "busy"] => return ends::serve(directory, true),
         ["inside", place, name] => {
             let place = Place::of(place);
             place.enter();

@@ -390,6 +390,10 @@ impl Freezer {
     ///
     /// Errors as of PTRACE_SEIZE; EBUSY: a freeze or a halt has it, until it goes on.
     pub(crate) fn trace(&mut self, tid: RawPid) -> Result<(), Errno> {
+        if self.tracer.is_some() && self.is_tracee(tid) {
+            // It was seized with all that is needed.
+            return Ok(());
+        }
         if self.tasks.contains_key(&tid) {
             return Err(Errno::EBUSY);
         }

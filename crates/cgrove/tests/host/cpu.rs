@@ -64,11 +64,11 @@ fn a_quota_holds_for_whatever_runs(place: Place) {
 fn periods_are_counted(place: Place) {
     let options = ["--cpu-max", "5000/20000", "--timeout", "1s", "--kill-grace", "0"];
     let (_, report) = busy(place, &options, &format!("{LOOP}; : MARK"));
-    let cpu = report.cpu;
+    let (cpu, wall) = (report.cpu, report.wall_ns);
     let (periods, throttled) = (cpu.periods.unwrap(), cpu.throttled_periods.unwrap());
-    assert!(periods <= 51 && throttled <= periods, "{cpu:?}");
+    assert!(periods <= wall / 20_000_000 + 1 && throttled <= periods, "{cpu:?}");
     assert!(throttled >= 2, "{cpu:?}");
-    assert!((1..1_100_000_000).contains(&cpu.throttled_ns.unwrap()), "{cpu:?}");
+    assert!((1..=wall).contains(&cpu.throttled_ns.unwrap()), "{cpu:?}");
     // Nobody who uses less ever waits.
     let (_, report) = busy(place, &["--cpu-max", "90%"], "ACTS burn MARK 20; sleep 0.3");
     assert_eq!(report.cpu.throttled_periods, Some(0), "{report:?}");

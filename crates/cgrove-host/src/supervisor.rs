@@ -586,7 +586,7 @@ impl<'a> Supervisor<'a> {
             Ok(Some(FromCommand::Traced)) => self.with_tracer(),
             Ok(Some(FromCommand::NoTrace(errno))) => {
                 self.freezer.untrace(self.command);
-                self.not_traced(errno);
+                self.nobody_asks(gate::why_not(errno));
             }
             Ok(Some(FromCommand::ExecFailed(errno))) => self.exec_error = Some(errno),
             // It comes after what it gives up for, if that is the gate.

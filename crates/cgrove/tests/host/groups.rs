@@ -39,6 +39,7 @@ crate::tests![
     signals_are_passed_on_to_a_command,
     one_frozen_group_leaves_the_others_running,
     a_frozen_fork_goes_on_after_the_thaw,
+    a_command_that_is_brought_in_can_begin_frozen,
     nobody_holds_a_keeper_up["perl"],
     ctrl_c_reaches_the_command["setsid", "stty"],
     who_is_over_its_memory_dies_alone,
@@ -657,6 +658,23 @@ fn one_frozen_group_leaves_the_others_running(place: Place) {
 }
 
 /// Forks that were asked for while the group froze are neither lost nor refused.
+fn a_command_that_is_brought_in_can_begin_frozen(place: Place) {
+    let keeper = Keeper::new(place, &[]);
+    let options = ["--set", "cgroup.freeze=1"];
+    let running = keeper.exec().options(&options).script("ACTS exit MARK 0; echo ran").start();
+    let path = format!("{}/{}", keeper.name, running.mark);
+    running.until("it to be frozen", || {
+        let events = cgrove(place, &["get", &path, "cgroup.events"]);
+        (events.stdout == b"populated 1\nfrozen 1\n").then_some(())
+    });
+    assert_eq!(running.out(), "");
+    answer(place, &["thaw", &path]);
+    let ended = running.end();
+    assert_eq!((ended.status, ended.out.as_str()), (0, "ran\n"), "{ended:?}");
+    assert_eq!(ended.report().forks.count, Some(1), "{ended:?}");
+    keeper.remove(&[]);
+}
+
 fn a_frozen_fork_goes_on_after_the_thaw(place: Place) {
     let keeper = Keeper::new(place, &["--pids-max", "60"]);
     let script = "i=0; while [ $i -lt 400 ]; do /bin/true || exit 9; i=$((i+1)); \

@@ -106,7 +106,7 @@ const MODULES: &[(&str, &[Test])] = &[
 
 /// Modules that have nothing to do with how forks ask.
 const OF_ITS_OWN: &[&str] = &[
-    "events", "inputs", "kernel", "live", "mount", "parent", "python", "seeing", "tools",
+    "events", "inputs", "kernel", "live", "mounting", "parent", "python", "seeing", "tools",
     "watching",
 ];
 

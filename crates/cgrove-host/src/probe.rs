@@ -4,6 +4,7 @@
 //! listener decide. So the filter is installed for real, in a child that then forks through it,
 //! and what comes back is reported as found. A run does not probe; it tries and falls back.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -251,12 +252,7 @@ pub(crate) fn try_gate() -> Result<bool, String> {
                 sys::exit_now(1);
             }
             drop(message);
-            let status = match sys::fork() {
-                Ok(ForkSide::Child) => 0,
-                Ok(ForkSide::Parent(pid)) => i32::from(sys::wait_for_end(pid).is_err()),
-                Err(_) => 2,
-            };
-            sys::exit_now(status)
+            fork_once()
         }
         ForkSide::Parent(pid) => pid,
     };
@@ -271,6 +267,16 @@ pub(crate) fn try_gate() -> Result<bool, String> {
         (Ok(sync), Ok(Some(waited))) if waited.fate == sys::Fate::Exited(0) => Ok(sync),
         (Ok(_), _) => Err("a fork that was let through did not happen".to_owned()),
     }
+}
+
+/// The end of a probing child: it succeeds if its fork does.
+fn fork_once() -> ! {
+    let status = match sys::fork() {
+        Ok(ForkSide::Child) => 0,
+        Ok(ForkSide::Parent(pid)) => i32::from(sys::wait_for_end(pid).is_err()),
+        Err(_) => 2,
+    };
+    sys::exit_now(status)
 }
 
 /// Takes the listener and lets one fork through. Returns whether wake-ups can be synchronous.
@@ -291,8 +297,7 @@ fn answer_one(socket: BorrowedFd<'_>) -> Result<bool, String> {
     }
 }
 
-/// Whether a backend can be had here, and if not why. The calling process must be single-threaded,
-/// and have no children.
+/// Whether a backend can be had here, and if not why. The calling process must be single-threaded.
 pub(crate) fn try_rung(rung: Backend) -> Result<(), String> {
     match rung {
         Backend::Gate => try_gate().map(drop),
@@ -322,25 +327,26 @@ fn try_trace() -> Result<(), String> {
             if launch::be_traced(&program, theirs.as_fd(), &mut held).is_err() {
                 sys::exit_now(1);
             }
-            let status = match sys::fork() {
-                Ok(ForkSide::Child) => 0,
-                Ok(ForkSide::Parent(pid)) => i32::from(sys::wait_for_end(pid).is_err()),
-                Err(_) => 2,
-            };
-            sys::exit_now(status)
+            fork_once()
         }
         ForkSide::Parent(pid) => pid,
     };
     drop(theirs);
-    let traced = follow(child, ours.as_fd());
-    // If it is there still; what it forked goes with it, being traced.
-    let _ = sys::kill(child, libc::SIGKILL);
-    while let Ok(Some(_)) = sys::wait_for_end(-1) {}
+    let mut tracer = Tracer::default();
+    let traced = follow(child, ours.as_fd(), &mut tracer);
+    // Whoever is there still. Others that this process had as children before are not its business.
+    let left = tracer.everyone().chain([child]).collect::<HashSet<_>>();
+    for pid in &left {
+        let _ = sys::kill(*pid, libc::SIGKILL);
+    }
+    for pid in &left {
+        let _ = sys::wait_for_end(*pid);
+    }
     traced
 }
 
 /// Lets a child that wants to be traced fork once.
-fn follow(child: RawPid, socket: BorrowedFd<'_>) -> Result<(), String> {
+fn follow(child: RawPid, socket: BorrowedFd<'_>, tracer: &mut Tracer) -> Result<(), String> {
     let until = Instant::now() + Duration::from_millis(PATIENCE_MS.into());
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
@@ -348,7 +354,7 @@ fn follow(child: RawPid, socket: BorrowedFd<'_>) -> Result<(), String> {
     let before = mask.thread_swap_mask(how).map_err(|e| e.desc().to_owned())?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&mask, flags).map_err(|e| e.desc().to_owned())?;
-    let followed = follow_until(child, socket, &signals, until);
+    let followed = follow_until(child, socket, &signals, until, tracer);
     let _ = before.thread_set_mask();
     followed
 }
@@ -358,6 +364,7 @@ fn follow_until(
     socket: BorrowedFd<'_>,
     signals: &SignalFd,
     until: Instant,
+    tracer: &mut Tracer,
 ) -> Result<(), String> {
     let died = || "the probing child died".to_owned();
     let next = || match FromCommand::receive(socket) {
@@ -377,7 +384,6 @@ fn follow_until(
         }
         _ => return Err(died()),
     }
-    let mut tracer = Tracer::default();
     let mut forks = 0;
     loop {
         match sys::peek_any() {
@@ -399,6 +405,7 @@ fn follow_until(
             }
             Ok(Some((pid, sys::Peeked::Ended))) => {
                 let fate = sys::wait_for(pid).ok().flatten().map(|waited| waited.fate);
+                tracer.lost(pid);
                 if pid == child {
                     return match fate {
                         Some(sys::Fate::Exited(0)) if forks == 1 => Ok(()),

@@ -72,6 +72,11 @@ impl Tracer {
         self.stopped.remove(&tid);
     }
 
+    /// Everyone who is traced.
+    pub fn everyone(&self) -> impl Iterator<Item = RawPid> + '_ {
+        self.all.iter().copied()
+    }
+
     /// Everyone whom a signal has stopped.
     pub fn stopped(&self) -> impl Iterator<Item = RawPid> + '_ {
         self.stopped.iter().copied()

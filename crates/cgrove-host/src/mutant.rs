@@ -66,6 +66,8 @@ pub enum Mutant {
     HaltShown,
     /// The end of a traced thread passes for that of a process.
     ThreadsCounted,
+    /// For memory a group's reaper is killed as anybody else.
+    ReaperChosen,
     /// A child that is not to be traced is not.
     UntracedChild,
     /// What a fork that did not happen was counted for stays counted.

@@ -10,6 +10,7 @@ use cgrove_core::controller::page_counter::PAGE_SIZE;
 use super::Around;
 use super::memory::is_below;
 use super::processes::{Process, Processes};
+use crate::mutant::{self, Mutant};
 use crate::sys::RawPid;
 
 /// `oom_score_adj` of whoever is never to be killed.
@@ -34,18 +35,21 @@ pub(super) fn victims(
         .iter()
         .filter(|(_, it)| !it.zombie && it.resident > 0 && is_below(&it.group, level))
         .collect();
-    let mut worst: Option<(i128, RawPid, &Process)> = None;
+    let mut worst: Option<((bool, i128, RawPid), &Process)> = None;
     for &(pid, it) in &candidates {
         let at = it.via.unwrap_or(pid);
         let weight = around.scanner.proc.oom_weight(at).unwrap_or(it.resident) / PAGE_SIZE;
         let adj = around.scanner.proc.oom_score_adj(at).unwrap_or(0);
         let Some(points) = badness(weight, adj, max / PAGE_SIZE) else { continue };
-        // Of two the younger, whoever is listed first.
-        if worst.is_none_or(|(most, other, _)| (points, pid) > (most, other)) {
-            worst = Some((points, pid, it));
+        // With its reaper a group dies whole, which nobody asked for: that one goes last. Of two the
+        // younger, whoever is listed first.
+        let spared = around.ledger.reaps(pid).is_some() && !mutant::is(Mutant::ReaperChosen);
+        let rank = (!spared, points, pid);
+        if worst.is_none_or(|(most, _)| rank > most) {
+            worst = Some((rank, it));
         }
     }
-    let Some((_, pid, victim)) = worst else { return Vec::new() };
+    let Some(((_, _, pid), victim)) = worst else { return Vec::new() };
     let group = Controller::effective(&victim.group).and_then(|css| css.oom_group_of(domain));
     let Some(group) = group else { return vec![pid] };
     let of_group = |it: &Process| {

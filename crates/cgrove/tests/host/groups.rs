@@ -44,6 +44,7 @@ crate::tests![
     ctrl_c_reaches_the_command["setsid", "stty"],
     who_is_over_its_memory_dies_alone,
     memory_is_charged_to_all_groups_around,
+    a_groups_reaper_goes_last_for_memory,
     a_share_of_cpu_time_is_the_groups_own,
 ];
 
@@ -794,6 +795,21 @@ fn memory_is_charged_to_all_groups_around(place: Place) {
         (&*format!("/{}", inner.name), 100 * MIB)
     );
     assert_eq!(inner.memory.oom_kills[0].pid, killed.pid);
+}
+
+/// The kernel would take it first: everything else of its group is killed with it.
+fn a_groups_reaper_goes_last_for_memory(place: Place) {
+    let path = fresh_path("inner");
+    let adj = "/proc/self/oom_score_adj";
+    let script = format!(
+        "sh -c 'echo 1000 >{adj}; exec RUN --name inner --json {} -- \
+         sh -c \"echo 0 >{adj}; exec ACTS grow MARK 4000\"'; echo inner $?; : MARK",
+        path.display()
+    );
+    let ended = run(place).options(&["--memory-max", "100M"]).script(&fill(&script)).end();
+    assert_eq!((ended.status, ended.out.as_str()), (0, "inner 137\n"), "{ended:?}");
+    assert_eq!(report_in(&path).reason, Reason::MemoryMax);
+    assert_eq!(ended.report().memory.oom_kill_count, Some(1));
 }
 
 fn a_share_of_cpu_time_is_the_groups_own(place: Place) {

@@ -55,9 +55,12 @@
 
 mod cred;
 mod events;
+mod fault;
 mod guard;
 mod handles;
+mod hooks;
 mod inodes;
+mod late;
 mod mounted;
 mod mutant;
 mod server;
@@ -66,5 +69,7 @@ mod world;
 
 pub use cred::Requester;
 pub use events::Events;
-pub use mounted::{MountError, Mounted, Options, mount};
+pub use fault::{Fault, Op};
+pub use hooks::Hooks;
+pub use mounted::{MountError, Mounted, Options, mount, mount_with};
 pub use world::{Empty, World};

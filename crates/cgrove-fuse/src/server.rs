@@ -10,6 +10,7 @@
 //! Every request is answered before its method returns. The methods are in `requests.rs`; here is
 //! what they share.
 
+mod hooked;
 mod requests;
 
 use std::ffi::OsStr;
@@ -23,6 +24,7 @@ use fuser::{Errno, FileAttr, FileHandle, FileType, Generation, INodeNo, ReplyEnt
 
 use crate::cred::Requester;
 use crate::events::Shared;
+use crate::fault::Op;
 use crate::inodes::Ino;
 use crate::world::World;
 
@@ -138,6 +140,7 @@ impl<W: World> Server<W> {
 
     fn write_to(&self, request: &Request, handle: FileHandle, data: &[u8]) -> Answer<u32> {
         let file = self.shared.handles.file(handle.0).ok_or(Errno::EBADF)?;
+        self.spare_file(Op::Write, &file)?;
         let who = Requester::of(request);
         let (world, tree) = (&self.shared.world, self.tree());
         let cred = world.cred(who, false);

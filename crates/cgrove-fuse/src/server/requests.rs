@@ -18,6 +18,7 @@ use fuser::{
 
 use super::{Answer, NOT_CACHED, PAGE, Server, told};
 use crate::cred::Requester;
+use crate::fault::Op;
 use crate::world::World;
 
 /// The longest write that is handed over in one piece. No file takes that much, so what is longer
@@ -67,7 +68,8 @@ impl<W: World> Filesystem for Server<W> {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.find(request, parent, name);
+        let spared = self.spare_name(Op::Lookup, parent, name);
+        let found = spared.and_then(|()| self.find(request, parent, name));
         self.entry(reply, found);
     }
 
@@ -170,11 +172,15 @@ impl<W: World> Filesystem for Server<W> {
         // The kernel has taken the umask off.
         let mut fx = self.shared.effects();
         let made = (|| {
+            self.spare_name(Op::Mkdir, parent, name)?;
             let node = self.node(parent)?;
             let Node::Dir(dir) = &node else { return Err(Errno::ENOTDIR) };
             let cred = self.cred_for(request, &[&node]);
             told(self.tree().mkdir(dir, name.as_bytes(), bits(mode), &cred, &mut fx))
         })();
+        if let Ok(cgroup) = &made {
+            self.made(cgroup);
+        }
         self.shared.perform(&mut fx);
         self.entry(reply, made.map(Node::Dir));
     }
@@ -191,6 +197,7 @@ impl<W: World> Filesystem for Server<W> {
         self.shared.world.look();
         let mut fx = self.shared.effects();
         let removed = (|| {
+            self.spare_name(Op::Rmdir, parent, name)?;
             let node = self.node(parent)?;
             let Node::Dir(dir) = &node else { return Err(Errno::ENOTDIR) };
             let cred = self.cred_for(request, &[&node]);
@@ -201,6 +208,7 @@ impl<W: World> Filesystem for Server<W> {
         self.shared.perform(&mut fx);
         let removed = removed.map(|victim| {
             if let Ok(victim) = victim {
+                self.removed(victim.cgroup());
                 self.shared.handles.taken_away(Some(victim.cgroup().id()));
             }
         });
@@ -259,6 +267,7 @@ impl<W: World> Filesystem for Server<W> {
         };
         let open = || {
             let node = self.node(ino)?;
+            self.spare_node(Op::Open, &node)?;
             // Whoever may write is judged by these credentials then, and by other files too.
             let cred =
                 if flags.write { self.cred(request) } else { self.cred_for(request, &[&node]) };
@@ -287,13 +296,15 @@ impl<W: World> Filesystem for Server<W> {
     ) {
         let read = || {
             let file = self.shared.handles.file(handle.0).ok_or(Errno::EBADF)?;
+            self.spare_file(Op::Read, &file)?;
             let who = Requester::of(request);
             let world = &self.shared.world;
             let cred = world.cred(who, false);
             world.look();
             let tasks = world.reader(who, &file);
             let caller = Caller { cred: &cred, tasks: &*tasks };
-            told(self.tree().read_at(&file, offset, size as usize, caller, world.now()))
+            let read = self.tree().read_at(&file, offset, size as usize, caller, world.now());
+            told(read).map(|text| self.altered(&file, offset, text))
         };
         match read() {
             Ok(bytes) => reply.data(&bytes),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::fault::{self, Spec};
 use crate::mount::Mount;
 
 #[derive(Args)]
@@ -24,11 +25,14 @@ pub(super) struct MountArgs {
     /// Let other users in
     #[arg(long)]
     allow_other: bool,
+    /// Fail on purpose, e.g. rmdir:EBUSY:3; see `cgrove help mounting`
+    #[arg(long = "fault", value_name = "SPEC", value_parser = fault::spec)]
+    faults: Vec<Spec>,
 }
 
 impl MountArgs {
     pub(super) fn resolve(self) -> Mount {
-        let MountArgs { directory, daemon, pid_file, adopt, allow_other } = self;
-        Mount { directory, daemon, pid_file, allow_other, adopt }
+        let MountArgs { directory, daemon, pid_file, adopt, allow_other, faults } = self;
+        Mount { directory, daemon, pid_file, allow_other, adopt, faults }
     }
 }

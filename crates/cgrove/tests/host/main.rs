@@ -7,6 +7,7 @@
 //!
 //!     cargo test -p cgrove --test host -- NAME
 
+mod clients;
 mod cpu;
 mod events;
 mod faults;
@@ -80,6 +81,7 @@ macro_rules! tests {
 use tests;
 
 const MODULES: &[(&str, &[Test])] = &[
+    ("clients", clients::TESTS),
     ("cpu", cpu::TESTS),
     ("events", events::TESTS),
     ("faults", faults::TESTS),
@@ -106,8 +108,8 @@ const MODULES: &[(&str, &[Test])] = &[
 
 /// Modules that have nothing to do with how forks ask.
 const OF_ITS_OWN: &[&str] = &[
-    "events", "inputs", "kernel", "live", "mount", "parent", "python", "seeing", "tools",
-    "watching",
+    "clients", "events", "inputs", "kernel", "live", "mount", "parent", "python", "seeing",
+    "tools", "watching",
 ];
 
 fn main() -> ExitCode {

@@ -1,8 +1,10 @@
-//! What `--fault` does to the clients of a mount.
+//! Clients of cgroups against a mount that fails on purpose: what `--fault` does, and that the
+//! examples of `docs/MOUNT.md` are right. Those run as they stand there.
 
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,6 +18,8 @@ crate::tests!(
     faults_of_every_kind[MOUNTING],
     faults_make_an_end_come_late[MOUNTING],
     faults_that_make_no_sense_are_refused,
+    example_in_shell_is_patient[MOUNTING],
+    example_in_python_is_patient[MOUNTING, "python3"],
 );
 
 /// A tree with these options; `None` where nothing can be mounted.
@@ -135,4 +139,45 @@ fn faults_that_make_no_sense_are_refused(place: Place) {
         assert!(said.starts_with("cgrove: ") && said.contains(word), "{said}");
         assert_eq!(said.matches('\n').count(), 1, "{said}");
     }
+}
+
+/// The example in this language, as the document has it.
+fn example(language: &str) -> String {
+    let document = include_str!("../../../../docs/MOUNT.md");
+    let (_, behind) = document.split_once(&format!("```{language}\n")).expect("an example");
+    behind.split_once("```").expect("its end").0.to_owned()
+}
+
+/// Runs an example, on a cgroup that is busy three times, on one that stays busy, and on one that
+/// is another's.
+fn is_patient(place: Place, language: &str, interpreter: &str) {
+    let faults = ["rmdir@a:EBUSY:3", "rmdir@b:EBUSY", "rmdir@c:EACCES"];
+    let options: Vec<&str> = faults.iter().flat_map(|spec| ["--fault", *spec]).collect();
+    let Some(mount) = mounted(place, &options) else { return };
+    let program = mount.folder.join("remove");
+    fs::write(&program, example(language)).unwrap();
+    for name in ["a", "b", "c"] {
+        fs::create_dir(mount.tree().join(name)).unwrap();
+    }
+    let remove = |name: &str| {
+        let mut command = Command::new(interpreter);
+        let output = command.arg(&program).arg(mount.tree().join(name)).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(remove("a"), (true, String::new()));
+    assert!(!mount.tree().join("a").exists());
+    assert_eq!(remove("a"), (true, String::new()), "it is gone, which is what was wanted");
+    let (done, said) = remove("b");
+    assert!(!done && said.contains("busy"), "{said}");
+    let (done, said) = remove("c");
+    assert!(!done && said.contains("denied"), "{said}");
+    mount.end();
+}
+
+fn example_in_shell_is_patient(place: Place) {
+    is_patient(place, "sh", "sh");
+}
+
+fn example_in_python_is_patient(place: Place) {
+    is_patient(place, "python", "python3");
 }

@@ -25,7 +25,7 @@ pub(super) struct MountArgs {
     /// Let other users in
     #[arg(long)]
     allow_other: bool,
-    /// Fail on purpose, e.g. rmdir:EBUSY:3; see `cgrove help mounting`
+    /// Fail on purpose: see `cgrove help mounting`
     #[arg(long = "fault", value_name = "SPEC", value_parser = fault::spec)]
     faults: Vec<Spec>,
 }

@@ -143,11 +143,11 @@ A process inside acts on its own group and those below only.
         about: "a cgroup tree as a file system",
         text: "\
 `cgrove mount DIR` shows a cgroup2 tree at a directory, for programs that are to
-be tried where there is none for them: made, delegated, configured and removed as
-in the kernel's own. No process is in it: every pid is no such process.
+be tried where there is none for them. Cgroups are made, delegated, configured
+and removed as in the kernel's. Nobody is in it: each pid is no such process.
 
-/dev/fuse must be there. Root, also of a user namespace (unshare -Urm), mounts by
-himself; others need fusermount3. --allow-other lets other users use it too.
+/dev/fuse must be there. Root, also of a user namespace (unshare -Urm), mounts
+by himself; others need fusermount3. --allow-other lets other users in.
 
 It is served until SIGTERM, SIGINT or SIGHUP, or until somebody unmounts it, and
 unmounted even if cgrove is killed. What would sleep in Linux fails with EBUSY.

@@ -44,13 +44,8 @@ impl<W: World> Shared<W> {
     pub(crate) fn new(world: W, hooks: Hooks) -> io::Result<Arc<Self>> {
         let (alarms, asked) = channel();
         let inodes = Inodes::new(world.tree().root());
-        let shared = Arc::new(Self {
-            world,
-            inodes,
-            handles: Handles::default(),
-            hooks: hooks.arm(),
-            alarms,
-        });
+        let hooks = hooks.arm(world.tree());
+        let shared = Arc::new(Self { world, inodes, handles: Handles::default(), hooks, alarms });
         let weak = Arc::downgrade(&shared);
         thread::Builder::new().name("cgrove-clock".into()).spawn(move || clock(&asked, &weak))?;
         let performer: Weak<dyn Perform> = Arc::<Self>::downgrade(&shared);

@@ -5,10 +5,12 @@
 use std::time::Duration;
 
 use cgrove_core::Cgroup;
+use cgrove_files::Tree;
 use nix::errno::Errno;
 
 use crate::fault::{self, Fault, Op};
 use crate::late::Late;
+use crate::record::Recorder;
 
 /// What a mount does otherwise than the tree; by default nothing.
 #[derive(Debug, Default)]
@@ -19,22 +21,29 @@ pub struct Hooks {
     /// is the change told. It counts from when the mount learns that the task has gone; only cgroups
     /// made through the mount are late.
     pub populated: Option<Duration>,
+    /// Keeps a record of what is asked and answered. Refusals on purpose are not the tree's answers,
+    /// and are not in it.
+    pub record: Option<Recorder>,
 }
 
 /// The same at work.
 pub(crate) struct Armed {
     faults: Vec<Fault>,
     pub(crate) late: Option<Late>,
+    pub(crate) record: Option<Recorder>,
 }
 
 impl Hooks {
     /// Nothing, if there is nothing to do.
-    pub(crate) fn arm(self) -> Option<Box<Armed>> {
-        let Hooks { faults, populated } = self;
-        if faults.is_empty() && populated.is_none() {
+    pub(crate) fn arm(self, tree: &Tree) -> Option<Box<Armed>> {
+        let Hooks { faults, populated, record } = self;
+        if faults.is_empty() && populated.is_none() && record.is_none() {
             return None;
         }
-        Some(Box::new(Armed { faults, late: populated.map(Late::new) }))
+        if let Some(record) = &record {
+            record.attach(tree);
+        }
+        Some(Box::new(Armed { faults, late: populated.map(Late::new), record }))
     }
 }
 

@@ -18,7 +18,7 @@ use cgrove_core::controller::hugetlb::HugePageSize;
 use cgrove_core::controller::id_mask::IdMask;
 use cgrove_core::controller::registry::Standard;
 use cgrove_files::Tree;
-use cgrove_fuse::{Empty, Mounted, Options};
+use cgrove_fuse::{Empty, Mounted, Options, Recorder};
 use cgrove_host::FAILED;
 use cgrove_host::sys::{self, ForkSide};
 use nix::errno::Errno;
@@ -45,6 +45,8 @@ pub struct Mount {
     pub adopt: bool,
     /// What fails on purpose.
     pub faults: Vec<Spec>,
+    /// Where what is asked and answered is kept.
+    pub record: Option<PathBuf>,
 }
 
 /// What the background process says when the tree is mounted. Anything else is an error, in words.
@@ -79,6 +81,7 @@ fn in_background(what: &Mount) -> Result<(), String> {
         directory: absolute(&what.directory)?,
         pid_file: what.pid_file.as_deref().map(absolute).transpose()?,
         faults: what.faults.clone(),
+        record: what.record.as_deref().map(absolute).transpose()?,
         ..*what
     };
     let (mut hears, says) = pipe().map_err(|error| cannot("make a pipe", &error))?;
@@ -154,7 +157,8 @@ impl Server {
         ends.thread_block().map_err(failed)?;
         let signals = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC).map_err(failed)?;
         let options = Options { allow_other: what.allow_other, guard: true };
-        let hooks = fault::hooks(&what.faults)?;
+        let mut hooks = fault::hooks(&what.faults)?;
+        hooks.record = what.record.as_deref().map(record).transpose()?;
         let mounted = if what.adopt {
             let world = Adopted::new()
                 .map_err(|errno| format!("cannot read /proc: {}; mount it", errno.desc()))?;
@@ -190,6 +194,14 @@ impl Server {
             format!("cannot unmount {}: {error}; take away what is mounted over it", path.display())
         })
     }
+}
+
+/// A record, in a file.
+fn record(file: &Path) -> Result<Recorder, String> {
+    fs::File::create(file).and_then(Recorder::new).map_err(|error| {
+        let file = file.display();
+        format!("cannot write {file}: {error}; name a file in a writable directory")
+    })
 }
 
 /// Every controller of the kernel, with the CPUs of this machine. As nobody is in it, none has to be

@@ -9,6 +9,7 @@ use fuser::{Errno, INodeNo};
 
 use super::{Answer, Server};
 use crate::fault::Op;
+use crate::record::Recorder;
 use crate::world::World;
 
 impl<W: World> Server<W> {
@@ -49,6 +50,13 @@ impl<W: World> Server<W> {
             late.alter(node.name(), node.cgroup().id(), offset, &mut text, now);
         }
         text
+    }
+
+    /// What keeps the record, if there is one, when something is about to be asked of the tree.
+    pub(super) fn recorder(&self) -> Option<&Recorder> {
+        let record = self.shared.hooks.as_ref()?.record.as_ref()?;
+        record.before(self.tree());
+        Some(record)
     }
 
     /// A cgroup was made.

@@ -28,11 +28,14 @@ pub(super) struct MountArgs {
     /// Fail on purpose: see `cgrove help mounting`
     #[arg(long = "fault", value_name = "SPEC", value_parser = fault::spec)]
     faults: Vec<Spec>,
+    /// Keep what is asked and answered, to play it again
+    #[arg(long, value_name = "FILE", conflicts_with = "faults")]
+    record: Option<PathBuf>,
 }
 
 impl MountArgs {
     pub(super) fn resolve(self) -> Mount {
-        let MountArgs { directory, daemon, pid_file, adopt, allow_other, faults } = self;
-        Mount { directory, daemon, pid_file, allow_other, adopt, faults }
+        let MountArgs { directory, daemon, pid_file, adopt, allow_other, faults, record } = self;
+        Mount { directory, daemon, pid_file, allow_other, adopt, faults, record }
     }
 }

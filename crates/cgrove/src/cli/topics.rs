@@ -158,7 +158,8 @@ With --adopt a pid written to cgroup.procs takes that process in: it and what is
 born of it since is listed, counted as populated, and killed by cgroup.kill. It
 is found by looking: a child whose parent ends before the next look is missed.
 
-To test clients, let requests fail (--fault SPEC, any number of times):
+To test clients, let requests fail (--fault SPEC, any number of times). To show
+a difference from Linux, keep what is asked and answered (--record FILE).
 
   rmdir:EBUSY:3               the next three; also lookup, open, read, write and
                               mkdir, and any error of errno(3)

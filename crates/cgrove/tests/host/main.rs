@@ -25,6 +25,7 @@ mod odd;
 mod outcome;
 mod parent;
 mod python;
+mod recording;
 mod rounds;
 mod seeing;
 mod signals;
@@ -98,6 +99,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("outcome", outcome::TESTS),
     ("parent", parent::TESTS),
     ("python", python::TESTS),
+    ("recording", recording::TESTS),
     ("rounds", rounds::TESTS),
     ("seeing", seeing::TESTS),
     ("signals", signals::TESTS),
@@ -108,8 +110,18 @@ const MODULES: &[(&str, &[Test])] = &[
 
 /// Modules that have nothing to do with how forks ask.
 const OF_ITS_OWN: &[&str] = &[
-    "clients", "events", "inputs", "kernel", "live", "mount", "parent", "python", "seeing",
-    "tools", "watching",
+    "clients",
+    "events",
+    "inputs",
+    "kernel",
+    "live",
+    "mount",
+    "parent",
+    "python",
+    "recording",
+    "seeing",
+    "tools",
+    "watching",
 ];
 
 fn main() -> ExitCode {

@@ -14,6 +14,7 @@ pub mod model;
 pub mod random;
 pub mod record;
 pub mod replay;
+pub mod reported;
 pub mod sys;
 pub mod transcript;
 pub mod vm;

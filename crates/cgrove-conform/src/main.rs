@@ -11,6 +11,7 @@ use cgrove_conform::model::target::CoreTarget;
 use cgrove_conform::random;
 use cgrove_conform::record::{self, CaseFile};
 use cgrove_conform::replay::{self, folder};
+use cgrove_conform::reported;
 use cgrove_conform::transcript::{Played, Transcript};
 use cgrove_conform::vm::kernel;
 use cgrove_conform::vm::machine::Lab;
@@ -40,6 +41,16 @@ enum Do {
         file: PathBuf,
         /// What plays it
         #[arg(long, value_enum, default_value_t = On::Kernel)]
+        target: On,
+        #[command(flatten)]
+        kernel: Kernel,
+    },
+    /// Plays the record of a mount again, and says what is answered otherwise
+    Replay {
+        /// What `cgrove mount --record` has written
+        file: PathBuf,
+        /// What plays it
+        #[arg(long, value_enum, default_value_t = On::Core)]
         target: On,
         #[command(flatten)]
         kernel: Kernel,
@@ -106,6 +117,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Do::Record { kernel, check } => record(&kernel, check),
         Do::Run { file, target, kernel } => run(&file, target, &kernel),
+        Do::Replay { file, target, kernel } => replay_record(&file, target, &kernel),
         Do::Summary => summary(),
         Do::Random { seed, sequences, kernel } => random(seed, sequences, &kernel),
         Do::KernelBackend { cgrove, kernel } => kernel
@@ -208,6 +220,34 @@ fn on_core(file: &CaseFile) -> Result<Transcript, String> {
         cases.push(Played::new(case, outcomes));
     }
     Ok(Transcript { kernel: target.name(), cases })
+}
+
+fn replay_record(file: &Path, target: On, kernel: &Kernel) -> Result<bool, String> {
+    let at = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    let text = fs::read_to_string(file).map_err(|error| at(&error))?;
+    let transcript = Transcript::parse(&text).map_err(|error| at(&error))?;
+    let (name, now) = match target {
+        On::Core => (CoreTarget::default().name(), reported::on_core(&transcript)?),
+        On::Kernel => {
+            let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let files = [CaseFile { name, cases: reported::cases(&transcript) }];
+            let (played, _) = play(&kernel.image()?, &files)?;
+            let release = played.first().map(|it| it.kernel.clone()).unwrap_or_default();
+            let outcomes = |played: Played| played.steps.into_iter().map(|(_, it)| it).collect();
+            let cases = played.into_iter().flat_map(|it| it.cases);
+            (release, cases.map(outcomes).collect())
+        }
+    };
+    let compared = reported::compare(&transcript, &now);
+    for difference in &compared.differences {
+        println!("{difference}");
+    }
+    println!(
+        "steps {}, differences {}, played on {name}",
+        compared.steps,
+        compared.differences.len()
+    );
+    Ok(compared.differences.is_empty())
 }
 
 fn summary() -> Result<bool, String> {

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! `=` is followed by `ok`, an errno's name or a word, `|` by a line of text, `!` by what the target
-//! could not do. `~` is `|` for a last line without a newline, and `= empty` is an empty text.
+//! could not do. `~` is `|` for a last line without a newline, and `= empty` is an empty text. A line
+//! that begins with `#`, after two spaces or none, is a comment.
 
 use std::fmt::Write as _;
 
@@ -81,6 +82,9 @@ impl Transcript {
                 continue;
             }
             close(&mut out, open.take()).map_err(at)?;
+            if line.trim_start().starts_with('#') {
+                continue;
+            }
             if let Some(step) = line.strip_prefix("  ") {
                 open = Some((lang::parse_step(step).map_err(at)?, Vec::new()));
             } else if let Some(name) = line.strip_prefix("case ") {

@@ -13,19 +13,27 @@ use std::thread;
 use cgrove_core::{Effect, Effects, EventFile, Time};
 
 use crate::handles::Handles;
+use crate::hooks::{Armed, Hooks};
 use crate::inodes::Inodes;
+use crate::late::Late;
 use crate::mutant::{Mutant, broken};
 use crate::world::World;
 
-/// A timer that an event file has asked for.
-type Alarm = (Time, Arc<EventFile>);
+/// What is due at a time.
+enum Alarm {
+    /// A timer that an event file has asked for.
+    Timer(Arc<EventFile>),
+    /// A change that is told late.
+    Late(Arc<EventFile>),
+}
 
 /// What the threads of one mount share.
 pub(crate) struct Shared<W> {
     pub(crate) world: W,
     pub(crate) inodes: Inodes,
     pub(crate) handles: Handles,
-    alarms: Sender<Alarm>,
+    pub(crate) hooks: Option<Box<Armed>>,
+    alarms: Sender<(Time, Alarm)>,
 }
 
 impl<W: World> Shared<W> {
@@ -33,10 +41,11 @@ impl<W: World> Shared<W> {
     ///
     /// # Errors
     /// Those of starting a thread.
-    pub(crate) fn new(world: W) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(world: W, hooks: Hooks) -> io::Result<Arc<Self>> {
         let (alarms, asked) = channel();
         let inodes = Inodes::new(world.tree().root());
-        let shared = Arc::new(Self { world, inodes, handles: Handles::default(), alarms });
+        let hooks = hooks.arm(world.tree());
+        let shared = Arc::new(Self { world, inodes, handles: Handles::default(), hooks, alarms });
         let weak = Arc::downgrade(&shared);
         thread::Builder::new().name("cgrove-clock".into()).spawn(move || clock(&asked, &weak))?;
         let performer: Weak<dyn Perform> = Arc::<Self>::downgrade(&shared);
@@ -46,6 +55,21 @@ impl<W: World> Shared<W> {
 
     pub(crate) fn effects(&self) -> Effects {
         Effects::at(self.world.now())
+    }
+
+    pub(crate) fn late(&self) -> Option<&Late> {
+        self.hooks.as_ref()?.late.as_ref()
+    }
+
+    /// Tells of a change, or has it told later.
+    fn tell(&self, file: &Arc<EventFile>) {
+        match self.late().and_then(|late| late.hold(file, self.world.now())) {
+            Some(at) => drop(self.alarms.send((at, Alarm::Late(Arc::clone(file))))),
+            None if self.world.tree().notify(file) => {
+                self.handles.changed(file.cgroup(), file.name());
+            }
+            None => {}
+        }
     }
 }
 
@@ -67,13 +91,11 @@ impl<W: World> Shared<W> {
             let mut work = false;
             for effect in fx.drain().collect::<Vec<_>>() {
                 match effect {
-                    Effect::Notify(file) => {
-                        if tree.notify(&file) {
-                            self.handles.changed(file.cgroup(), file.name());
-                        }
-                    }
+                    Effect::Notify(file) => self.tell(&file),
                     // The clock lives as long as this does, so somebody receives it.
-                    Effect::Timer { at, file } => drop(self.alarms.send((at, file))),
+                    Effect::Timer { at, file } => {
+                        drop(self.alarms.send((at, Alarm::Timer(file))));
+                    }
                     Effect::Work(_) => work = true,
                     // Whoever waits for it tries again by itself.
                     Effect::Offline(_) => {}
@@ -107,8 +129,8 @@ impl fmt::Debug for Events {
 }
 
 /// Fires timers, until the mount is gone.
-fn clock<W: World>(asked: &Receiver<Alarm>, shared: &Weak<Shared<W>>) {
-    let mut due: BTreeMap<Time, Vec<Arc<EventFile>>> = BTreeMap::new();
+fn clock<W: World>(asked: &Receiver<(Time, Alarm)>, shared: &Weak<Shared<W>>) {
+    let mut due: BTreeMap<Time, Vec<Alarm>> = BTreeMap::new();
     loop {
         let received = match due.first_key_value() {
             None => asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -119,14 +141,19 @@ fn clock<W: World>(asked: &Receiver<Alarm>, shared: &Weak<Shared<W>>) {
         };
         match received {
             Ok(_) if broken(Mutant::ClockStands) => {}
-            Ok((at, file)) => due.entry(at).or_default().push(file),
+            Ok((at, alarm)) => due.entry(at).or_default().push(alarm),
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
                 let Some(shared) = shared.upgrade() else { return };
                 let mut fx = shared.effects();
                 while let Some(first) = due.first_entry().filter(|first| *first.key() <= fx.now()) {
-                    for file in first.remove() {
-                        shared.world.tree().hierarchy().timer(&file, &mut fx);
+                    for alarm in first.remove() {
+                        match alarm {
+                            Alarm::Timer(file) => {
+                                shared.world.tree().hierarchy().timer(&file, &mut fx);
+                            }
+                            Alarm::Late(file) => shared.tell(&file),
+                        }
                     }
                 }
                 shared.perform(&mut fx);

@@ -60,16 +60,23 @@
 
 mod cred;
 mod events;
+mod fault;
 mod guard;
 mod handles;
+mod hooks;
 mod inodes;
+mod late;
 mod mounted;
 mod mutant;
+mod record;
 mod server;
 mod sys;
 mod world;
 
 pub use cred::Requester;
 pub use events::Events;
-pub use mounted::{MountError, Mounted, Options, mount};
+pub use fault::{Fault, Op};
+pub use hooks::Hooks;
+pub use mounted::{MountError, Mounted, Options, mount, mount_with};
+pub use record::Recorder;
 pub use world::{Empty, World};

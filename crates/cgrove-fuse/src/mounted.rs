@@ -25,6 +25,7 @@ use nix::unistd::{Pid, getegid, geteuid, gettid};
 
 use crate::events::Shared;
 use crate::guard::Guard;
+use crate::hooks::Hooks;
 use crate::inodes;
 use crate::server::Server;
 use crate::sys::{self, MountId};
@@ -98,6 +99,19 @@ pub fn mount<W: World>(
     world: W,
     options: Options,
 ) -> Result<Mounted, MountError> {
+    mount_with(directory, world, options, Hooks::default())
+}
+
+/// Likewise, with what the mount is to do otherwise than the tree.
+///
+/// # Errors
+/// As for [`mount`].
+pub fn mount_with<W: World>(
+    directory: &Path,
+    world: W,
+    options: Options,
+    hooks: Hooks,
+) -> Result<Mounted, MountError> {
     let what = format!("cannot mount at {}", directory.display());
     let failed = |errno: Errno, advice| MountError {
         what: what.clone(),
@@ -125,7 +139,7 @@ pub fn mount<W: World>(
     if !geteuid().is_root() {
         own(world.tree());
     }
-    let shared = Shared::new(world).map_err(system)?;
+    let shared = Shared::new(world, hooks).map_err(system)?;
     let (reader, writer) = pipe().map_err(system)?;
     let (server, work, serving) = stand_by().map_err(system)?;
 

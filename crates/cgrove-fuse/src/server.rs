@@ -10,6 +10,7 @@
 //! Every request is answered before its method returns. The methods are in `requests.rs`; here is
 //! what they share.
 
+mod hooked;
 mod requests;
 
 use std::ffi::OsStr;
@@ -23,7 +24,9 @@ use fuser::{Errno, FileAttr, FileHandle, FileType, Generation, INodeNo, ReplyEnt
 
 use crate::cred::Requester;
 use crate::events::Shared;
+use crate::fault::Op;
 use crate::inodes::Ino;
+use crate::record::Access as By;
 use crate::world::World;
 
 /// Nothing is cached.
@@ -37,6 +40,11 @@ type Answer<T> = Result<T, Errno>;
 
 fn told<T>(answer: Result<T, CoreErrno>) -> Answer<T> {
     answer.map_err(|errno| Errno::from_i32(errno.code()))
+}
+
+/// An answer without what comes with it.
+fn said<T>(answer: &Answer<T>) -> Result<(), i32> {
+    answer.as_ref().map(|_| ()).map_err(|errno| errno.code())
 }
 
 /// The file system.
@@ -138,13 +146,15 @@ impl<W: World> Server<W> {
 
     fn write_to(&self, request: &Request, handle: FileHandle, data: &[u8]) -> Answer<u32> {
         let file = self.shared.handles.file(handle.0).ok_or(Errno::EBADF)?;
+        self.spare_file(Op::Write, &file)?;
         let who = Requester::of(request);
         let (world, tree) = (&self.shared.world, self.tree());
         let cred = world.cred(who, false);
         world.look();
         let tasks = world.writer(who, &file, data);
+        let record = self.recorder();
         let mut fx = self.shared.effects();
-        let mut answer = Err(Errno::EBUSY);
+        let (mut answer, mut slept) = (Err(Errno::EBUSY), true);
         for _ in 0..TRIES {
             fx.set_now(world.now());
             match tree.write(&file, data, Caller { cred: &cred, tasks: &*tasks }, &mut fx) {
@@ -155,9 +165,14 @@ impl<W: World> Server<W> {
                     continue;
                 }
             }
+            slept = false;
             break;
         }
         self.shared.perform(&mut fx);
+        if let Some(record) = record {
+            let by = By { who, handle: handle.0, file: &file, tasks: &*tasks, tree };
+            record.write(by, data, slept, said(&answer));
+        }
         if file.node().name() == "cgroup.subtree_control" {
             self.shared.handles.taken_away(None);
         }

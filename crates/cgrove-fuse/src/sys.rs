@@ -49,6 +49,12 @@ pub(crate) fn mount_at(path: &CStr) -> Result<MountId, Errno> {
     Ok(MountId { id, device })
 }
 
+/// Whether a text matches a pattern of fnmatch(3), in which `*` matches `/` too.
+pub(crate) fn matches(pattern: &CStr, text: &CStr) -> bool {
+    // SAFETY: both are C strings, which fnmatch(3) only reads.
+    unsafe { libc::fnmatch(pattern.as_ptr(), text.as_ptr(), 0) == 0 }
+}
+
 /// The descriptor that comes with a message; `None` if the other side hangs up instead.
 pub(crate) fn receive_descriptor(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
     let mut byte = [0];

@@ -3,6 +3,7 @@
 //! Usage errors exit with 125, not with clap's 2, because every status below 125 belongs to the
 //! command; and they are one line with a hint. One file below this one per group of commands.
 
+pub mod fault;
 mod group;
 mod limits;
 mod live;

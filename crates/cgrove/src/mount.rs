@@ -18,7 +18,7 @@ use cgrove_core::controller::hugetlb::HugePageSize;
 use cgrove_core::controller::id_mask::IdMask;
 use cgrove_core::controller::registry::Standard;
 use cgrove_files::Tree;
-use cgrove_fuse::{Empty, Mounted, Options};
+use cgrove_fuse::{Empty, Mounted, Options, Recorder};
 use cgrove_host::FAILED;
 use cgrove_host::sys::{self, ForkSide};
 use nix::errno::Errno;
@@ -28,6 +28,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use self::adopted::Adopted;
+use crate::cli::fault::{self, Spec};
 use crate::say;
 
 /// What to mount, and how.
@@ -42,6 +43,10 @@ pub struct Mount {
     pub allow_other: bool,
     /// With real processes in it.
     pub adopt: bool,
+    /// What fails on purpose.
+    pub faults: Vec<Spec>,
+    /// Where what is asked and answered is kept.
+    pub record: Option<PathBuf>,
 }
 
 /// What the background process says when the tree is mounted. Anything else is an error, in words.
@@ -75,6 +80,8 @@ fn in_background(what: &Mount) -> Result<(), String> {
     let what = Mount {
         directory: absolute(&what.directory)?,
         pid_file: what.pid_file.as_deref().map(absolute).transpose()?,
+        faults: what.faults.clone(),
+        record: what.record.as_deref().map(absolute).transpose()?,
         ..*what
     };
     let (mut hears, says) = pipe().map_err(|error| cannot("make a pipe", &error))?;
@@ -150,12 +157,15 @@ impl Server {
         ends.thread_block().map_err(failed)?;
         let signals = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC).map_err(failed)?;
         let options = Options { allow_other: what.allow_other, guard: true };
+        let mut hooks = fault::hooks(&what.faults)?;
+        hooks.record = what.record.as_deref().map(record).transpose()?;
         let mounted = if what.adopt {
             let world = Adopted::new()
                 .map_err(|errno| format!("cannot read /proc: {}; mount it", errno.desc()))?;
-            cgrove_fuse::mount(&what.directory, world, options)
+            cgrove_fuse::mount_with(&what.directory, world, options, hooks)
         } else {
-            cgrove_fuse::mount(&what.directory, Empty::new(tree()), options)
+            let world = Empty::new(tree());
+            cgrove_fuse::mount_with(&what.directory, world, options, hooks)
         };
         let mounted = mounted.map_err(|error| error.to_string())?;
         let mut server = Server { mounted, signals, pid_file: None };
@@ -184,6 +194,14 @@ impl Server {
             format!("cannot unmount {}: {error}; take away what is mounted over it", path.display())
         })
     }
+}
+
+/// A record, in a file.
+fn record(file: &Path) -> Result<Recorder, String> {
+    fs::File::create(file).and_then(Recorder::new).map_err(|error| {
+        let file = file.display();
+        format!("cannot write {file}: {error}; name a file in a writable directory")
+    })
 }
 
 /// Every controller of the kernel, with the CPUs of this machine. As nobody is in it, none has to be

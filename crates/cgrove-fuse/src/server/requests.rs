@@ -16,8 +16,9 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
-use super::{Answer, NOT_CACHED, PAGE, Server, told};
+use super::{Answer, By, NOT_CACHED, PAGE, Server, said, told};
 use crate::cred::Requester;
+use crate::fault::Op;
 use crate::world::World;
 
 /// The longest write that is handed over in one piece. No file takes that much, so what is longer
@@ -67,7 +68,8 @@ impl<W: World> Filesystem for Server<W> {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.find(request, parent, name);
+        let spared = self.spare_name(Op::Lookup, parent, name);
+        let found = spared.and_then(|()| self.find(request, parent, name));
         self.entry(reply, found);
     }
 
@@ -127,11 +129,21 @@ impl<W: World> Filesystem for Server<W> {
                 }
             }
             // First who may be refused: nothing has changed then.
+            let record = (mode.or(uid).or(gid)).and_then(|_| self.recorder());
+            let who = Requester::of(request);
             if uid.is_some() || gid.is_some() {
-                told(tree.chown(&node, uid, gid, &cred))?;
+                let changed = told(tree.chown(&node, uid, gid, &cred));
+                if let Some(record) = record {
+                    record.chown(who, &node, uid, gid, said(&changed));
+                }
+                changed?;
             }
             if let Some(mode) = mode {
-                told(tree.chmod(&node, bits(mode), &cred))?;
+                let changed = told(tree.chmod(&node, bits(mode), &cred));
+                if let Some(record) = record {
+                    record.chmod(who, &node, bits(mode), said(&changed));
+                }
+                changed?;
             }
             Ok(node)
         };
@@ -168,6 +180,10 @@ impl<W: World> Filesystem for Server<W> {
         reply: ReplyEntry,
     ) {
         // The kernel has taken the umask off.
+        if let Err(errno) = self.spare_name(Op::Mkdir, parent, name) {
+            return reply.error(errno);
+        }
+        let record = self.recorder();
         let mut fx = self.shared.effects();
         let made = (|| {
             let node = self.node(parent)?;
@@ -175,6 +191,13 @@ impl<W: World> Filesystem for Server<W> {
             let cred = self.cred_for(request, &[&node]);
             told(self.tree().mkdir(dir, name.as_bytes(), bits(mode), &cred, &mut fx))
         })();
+        if let Ok(cgroup) = &made {
+            self.made(cgroup);
+        }
+        if let (Some(record), Ok(dir)) = (record, self.directory(parent)) {
+            let (who, name) = (Requester::of(request), name.to_string_lossy());
+            record.mkdir(who, &dir, &name, bits(mode), said(&made));
+        }
         self.shared.perform(&mut fx);
         self.entry(reply, made.map(Node::Dir));
     }
@@ -188,7 +211,11 @@ impl<W: World> Filesystem for Server<W> {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if let Err(errno) = self.spare_name(Op::Rmdir, parent, name) {
+            return reply.error(errno);
+        }
         self.shared.world.look();
+        let record = self.recorder();
         let mut fx = self.shared.effects();
         let removed = (|| {
             let node = self.node(parent)?;
@@ -199,8 +226,13 @@ impl<W: World> Filesystem for Server<W> {
             Ok(victim)
         })();
         self.shared.perform(&mut fx);
+        if let (Some(record), Ok(dir)) = (record, self.directory(parent)) {
+            let (who, name) = (Requester::of(request), name.to_string_lossy());
+            record.rmdir(who, self.tree(), &dir, &name, said(&removed));
+        }
         let removed = removed.map(|victim| {
             if let Ok(victim) = victim {
+                self.removed(victim.cgroup());
                 self.shared.handles.taken_away(Some(victim.cgroup().id()));
             }
         });
@@ -259,10 +291,16 @@ impl<W: World> Filesystem for Server<W> {
         };
         let open = || {
             let node = self.node(ino)?;
+            self.spare_node(Op::Open, &node)?;
+            let record = self.recorder();
             // Whoever may write is judged by these credentials then, and by other files too.
             let cred =
                 if flags.write { self.cred(request) } else { self.cred_for(request, &[&node]) };
-            told(self.tree().open(&node, flags, &cred))
+            let opened = told(self.tree().open(&node, flags, &cred));
+            if let (Some(record), Err(errno)) = (record, &opened) {
+                record.open_refused(Requester::of(request), &node, flags, errno.code());
+            }
+            opened
         };
         match open() {
             Ok(file) => {
@@ -287,13 +325,23 @@ impl<W: World> Filesystem for Server<W> {
     ) {
         let read = || {
             let file = self.shared.handles.file(handle.0).ok_or(Errno::EBADF)?;
+            self.spare_file(Op::Read, &file)?;
             let who = Requester::of(request);
             let world = &self.shared.world;
             let cred = world.cred(who, false);
             world.look();
+            let record = self.recorder();
             let tasks = world.reader(who, &file);
             let caller = Caller { cred: &cred, tasks: &*tasks };
-            told(self.tree().read_at(&file, offset, size as usize, caller, world.now()))
+            let read = self.tree().read_at(&file, offset, size as usize, caller, world.now());
+            let read = told(read).map(|text| self.altered(&file, offset, text));
+            if let Some(record) = record {
+                let by =
+                    By { who, handle: handle.0, file: &file, tasks: &*tasks, tree: self.tree() };
+                let text = read.as_ref().map(Vec::as_slice).map_err(|errno| errno.code());
+                record.read(by, offset, size, text);
+            }
+            read
         };
         match read() {
             Ok(bytes) => reply.data(&bytes),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::fault::{self, Spec};
 use crate::mount::Mount;
 
 #[derive(Args)]
@@ -24,11 +25,17 @@ pub(super) struct MountArgs {
     /// Let other users in
     #[arg(long)]
     allow_other: bool,
+    /// Fail on purpose: see `cgrove help mounting`
+    #[arg(long = "fault", value_name = "SPEC", value_parser = fault::spec)]
+    faults: Vec<Spec>,
+    /// Keep what is asked and answered, to play it again
+    #[arg(long, value_name = "FILE", conflicts_with = "faults")]
+    record: Option<PathBuf>,
 }
 
 impl MountArgs {
     pub(super) fn resolve(self) -> Mount {
-        let MountArgs { directory, daemon, pid_file, adopt, allow_other } = self;
-        Mount { directory, daemon, pid_file, allow_other, adopt }
+        let MountArgs { directory, daemon, pid_file, adopt, allow_other, faults, record } = self;
+        Mount { directory, daemon, pid_file, allow_other, adopt, faults, record }
     }
 }

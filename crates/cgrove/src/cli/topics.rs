@@ -142,18 +142,15 @@ A process inside acts on its own group and those below only.
         name: "mounting",
         about: "a cgroup tree as a file system",
         text: "\
-`cgrove mount DIR` shows a cgroup2 tree at a directory, for programs that want
-one and are to be tried where there is none for them. Cgroups can be made,
-delegated, configured and removed as in the kernel's own, with the same files,
-modes and errors. No process is in it: every pid is no such process.
+`cgrove mount DIR` shows a cgroup2 tree at a directory, for programs that are to
+be tried where there is none for them. Cgroups are made, delegated, configured
+and removed as in the kernel's. Nobody is in it: each pid is no such process.
 
-/dev/fuse must be there. Root, and the root of a user namespace (unshare -Urm),
-mount by themselves; other users need fusermount3, and the tree is theirs. With
---allow-other other users may use it too.
+/dev/fuse must be there. Root, also of a user namespace (unshare -Urm), mounts
+by himself; others need fusermount3. --allow-other lets other users in.
 
 It is served until SIGTERM, SIGINT or SIGHUP, or until somebody unmounts it, and
-unmounted even if cgrove is killed. With --daemon the command returns when the
-tree is mounted; --pid-file FILE says whom to signal:
+unmounted even if cgrove is killed. What would sleep in Linux fails with EBUSY.
 
   cgrove mount --daemon --pid-file pid DIR && ... ; kill $(cat pid)
 
@@ -161,8 +158,13 @@ With --adopt a pid written to cgroup.procs takes that process in: it and what is
 born of it since is listed, counted as populated, and killed by cgroup.kill. It
 is found by looking: a child whose parent ends before the next look is missed.
 
-What is asked of it is answered at once: a write that would sleep in Linux fails
-with EBUSY. statfs says FUSE, and inotify does not see changes that poll does.
+To test clients, let requests fail (--fault SPEC, any number of times). To show
+a difference from Linux, keep what is asked and answered (--record FILE).
+
+  rmdir:EBUSY:3               the next three; also lookup, open, read, write and
+                              mkdir, and any error of errno(3)
+  write@*/cgroup.procs:ESRCH  those on paths that match, always
+  populated:500ms             cgroup.events says `populated 1` so much longer
 ",
     },
     Topic {

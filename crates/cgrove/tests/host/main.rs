@@ -7,6 +7,7 @@
 //!
 //!     cargo test -p cgrove --test host -- NAME
 
+mod clients;
 mod cpu;
 mod events;
 mod faults;
@@ -24,6 +25,7 @@ mod odd;
 mod outcome;
 mod parent;
 mod python;
+mod recording;
 mod rounds;
 mod seeing;
 mod signals;
@@ -80,6 +82,7 @@ macro_rules! tests {
 use tests;
 
 const MODULES: &[(&str, &[Test])] = &[
+    ("clients", clients::TESTS),
     ("cpu", cpu::TESTS),
     ("events", events::TESTS),
     ("faults", faults::TESTS),
@@ -96,6 +99,7 @@ const MODULES: &[(&str, &[Test])] = &[
     ("outcome", outcome::TESTS),
     ("parent", parent::TESTS),
     ("python", python::TESTS),
+    ("recording", recording::TESTS),
     ("rounds", rounds::TESTS),
     ("seeing", seeing::TESTS),
     ("signals", signals::TESTS),
@@ -106,7 +110,17 @@ const MODULES: &[(&str, &[Test])] = &[
 
 /// Modules that have nothing to do with how forks ask.
 const OF_ITS_OWN: &[&str] = &[
-    "events", "inputs", "kernel", "live", "mounting", "parent", "python", "seeing", "tools",
+    "clients",
+    "events",
+    "inputs",
+    "kernel",
+    "live",
+    "mounting",
+    "parent",
+    "python",
+    "recording",
+    "seeing",
+    "tools",
     "watching",
 ];
 

@@ -40,13 +40,13 @@ pub fn is_possible() -> bool {
 }
 
 /// A directory to mount at, in a folder for the pid. Whatever is mounted there goes with it.
-struct Mounting {
+pub struct Mounting {
     place: Place,
-    folder: PathBuf,
+    pub folder: PathBuf,
 }
 
 impl Mounting {
-    fn new(place: Place) -> Mounting {
+    pub fn new(place: Place) -> Mounting {
         use std::os::unix::fs::PermissionsExt;
         let folder = fresh_path("mount");
         fs::create_dir_all(folder.join("tree")).expect("a folder");
@@ -56,7 +56,7 @@ impl Mounting {
         Mounting { place, folder }
     }
 
-    fn tree(&self) -> PathBuf {
+    pub fn tree(&self) -> PathBuf {
         self.folder.join("tree")
     }
 
@@ -67,7 +67,7 @@ impl Mounting {
         command
     }
 
-    fn output(&self, options: &[&str]) -> Output {
+    pub fn output(&self, options: &[&str]) -> Output {
         self.command(options).output().expect("it is started")
     }
 
@@ -121,7 +121,7 @@ fn is_mounted(path: &Path) -> bool {
 }
 
 /// What was refused, why, and what to do, on one line.
-fn assert_refusal(said: &str) {
+pub fn assert_refusal(said: &str) {
     assert!(said.starts_with("cgrove: cannot mount at "), "{said}");
     assert_eq!(said.matches('\n').count(), 1, "{said}");
     assert!(said.contains("; "), "{said}");
@@ -195,29 +195,29 @@ fn adopting(place: Place) -> Option<Mounting> {
 }
 
 impl Mounting {
-    fn read(&self, file: &str) -> String {
+    pub fn read(&self, file: &str) -> String {
         fs::read_to_string(self.tree().join(file)).unwrap()
     }
 
-    fn write(&self, file: &str, text: &str) {
+    pub fn write(&self, file: &str, text: &str) {
         fs::write(self.tree().join(file), text).unwrap_or_else(|e| panic!("{file}: {e}"));
     }
 
-    fn end(&self) {
+    pub fn end(&self) {
         self.signal(Signal::SIGTERM);
         self.until_gone();
     }
 }
 
 /// A shell that does what it is told; killed when dropped, with what it says it has started.
-struct Shell {
-    child: Child,
+pub struct Shell {
+    pub child: Child,
     stdout: BufReader<std::process::ChildStdout>,
     started: Vec<i32>,
 }
 
 impl Shell {
-    fn new() -> Shell {
+    pub fn new() -> Shell {
         let mut command = Command::new("sh");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -225,12 +225,12 @@ impl Shell {
         Shell { child, stdout, started: Vec::new() }
     }
 
-    fn pid(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
     }
 
     /// Starts a process in the background; its pid.
-    fn start(&mut self, command: &str) -> i32 {
+    pub fn start(&mut self, command: &str) -> i32 {
         use std::io::Write;
         let stdin = self.child.stdin.as_mut().unwrap();
         writeln!(stdin, "{command} >/dev/null & echo $!").unwrap();

@@ -54,8 +54,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::unistd::getpid;
 
-pub use loose::{Frozen, Loose, Why};
-use loose::{is_in_vfork, name_of, refusal};
+pub use loose::{Frozen, Loose, Why, is_in_vfork};
+use loose::{name_of, refusal};
 
 use crate::gate::Asked;
 use crate::ledger::Ledger;

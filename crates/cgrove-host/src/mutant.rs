@@ -6,6 +6,10 @@
 /// One deliberate defect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
+    /// In a mounted tree, who is to halt is said to have, and runs.
+    AdoptedRuns,
+    /// There, nobody looks for newcomers before a halt is told.
+    AdoptedNewcomersMissed,
     /// The gate lets forks through without charging them.
     UnchargedFork,
     /// At the limit the ledger refuses without looking who is gone.

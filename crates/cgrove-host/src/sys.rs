@@ -617,7 +617,7 @@ pub(crate) fn page_size() -> u64 {
 ///
 /// EPERM: somebody else traces it, or this one may not (credentials, `dumpable`, Yama, a filter);
 /// ESRCH: there is no such thread; EINTR: it was in execve(2) for too long.
-pub(crate) fn ptrace_seize(tid: RawPid, options: c_int, _: &Impatient) -> Result<(), Errno> {
+pub fn ptrace_seize(tid: RawPid, options: c_int, _: &Impatient) -> Result<(), Errno> {
     // SAFETY: integers only: SEIZE takes no address, and options as data.
     let got = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0 as c_long, c_long::from(options)) };
     Errno::result(got).map(drop)
@@ -628,7 +628,7 @@ pub(crate) fn ptrace_seize(tid: RawPid, options: c_int, _: &Impatient) -> Result
 /// The kernel lets a signal interrupt that wait, and then begins the call anew without telling
 /// (ERESTARTNOINTR). So a timer's handler looks whether it came out of that very call, which the
 /// thread is about to make again, and steps over it. On other architectures nothing is given up.
-pub(crate) struct Impatient {
+pub struct Impatient {
     before: SigSet,
 }
 
@@ -636,8 +636,8 @@ pub(crate) struct Impatient {
 const IMPATIENCE: libc::suseconds_t = 10_000;
 
 impl Impatient {
-    /// SIGALRM and ITIMER_REAL are this one's; every other thread blocks all signals.
-    pub(crate) fn new() -> Impatient {
+    /// SIGALRM and ITIMER_REAL are this one's; every other thread blocks SIGALRM.
+    pub fn new() -> Impatient {
         // SAFETY: plain old data; all zeroes is valid.
         let mut action: libc::sigaction = unsafe { mem::zeroed() };
         action.sa_sigaction = step_over as *const () as usize;
@@ -708,7 +708,7 @@ extern "C" fn step_over(_: c_int, _: *mut libc::siginfo_t, context: *mut libc::c
 }
 
 /// PTRACE_INTERRUPT: the seized thread is to stop as soon as it is about to run in user mode.
-pub(crate) fn ptrace_interrupt(tid: RawPid) -> Result<(), Errno> {
+pub fn ptrace_interrupt(tid: RawPid) -> Result<(), Errno> {
     // SAFETY: integers only, as above.
     let got = unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0 as c_long, 0 as c_long) };
     Errno::result(got).map(drop)
@@ -716,7 +716,7 @@ pub(crate) fn ptrace_interrupt(tid: RawPid) -> Result<(), Errno> {
 
 /// PTRACE_DETACH: the thread, in a ptrace-stop, goes on, and takes `signal` first if that is not
 /// 0. ESRCH: it is not in a ptrace-stop, or was killed.
-pub(crate) fn ptrace_detach(tid: RawPid, signal: i32) -> Result<(), Errno> {
+pub fn ptrace_detach(tid: RawPid, signal: i32) -> Result<(), Errno> {
     // SAFETY: integers only, as above.
     let got = unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0 as c_long, c_long::from(signal)) };
     Errno::result(got).map(drop)
@@ -800,7 +800,7 @@ pub(crate) fn ptrace_set_argument(tid: RawPid, compat: bool, value: u64) -> Resu
 
 /// A ptrace-stop: what the tracer is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TraceStop {
+pub struct TraceStop {
     /// SIGTRAP, or the signal of a group-stop or of a delivery.
     pub signal: i32,
     /// PTRACE_EVENT_*; 0 for the delivery of a signal.
@@ -813,9 +813,9 @@ impl TraceStop {
     }
 }
 
-/// What [`peek_any`] found.
+/// What a look at children and tracees found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Peeked {
+pub enum Peeked {
     /// It ended.
     Ended,
     /// It stopped, as a child or as a tracee.
@@ -824,14 +824,25 @@ pub(crate) enum Peeked {
 
 /// waitid(2) for one tracee's next ptrace-stop, without blocking, and without taking an end. One
 /// tid is found at once, while a wait for any tracee looks at all of them. ECHILD: not traced.
-pub(crate) fn wait_trace_stop(tid: RawPid) -> Result<Option<TraceStop>, Errno> {
+pub fn wait_trace_stop(tid: RawPid) -> Result<Option<TraceStop>, Errno> {
     let options = libc::WSTOPPED | libc::WNOHANG | libc::__WALL;
     Ok(waitid(libc::P_PID, tid, options)?.map(|info| TraceStop::of(info.status)))
 }
 
 /// waitid(2) for any child or tracee, without blocking and without taking anything.
 pub(crate) fn peek_any() -> Result<Option<(RawPid, Peeked)>, Errno> {
+    peek(0)
+}
+
+/// The same of those whose parent or tracer is the calling thread: what other threads wait for is not
+/// seen. ECHILD: it has none.
+pub fn peek_own() -> Result<Option<(RawPid, Peeked)>, Errno> {
+    peek(libc::__WNOTHREAD)
+}
+
+fn peek(more: c_int) -> Result<Option<(RawPid, Peeked)>, Errno> {
     let options = libc::WEXITED | libc::WSTOPPED | libc::WNOWAIT | libc::WNOHANG | libc::__WALL;
+    let options = options | more;
     Ok(waitid(libc::P_ALL, 0, options)?.map(|info| {
         let stopped = matches!(info.code, libc::CLD_STOPPED | libc::CLD_TRAPPED);
         (info.pid, if stopped { Peeked::Stopped } else { Peeked::Ended })
@@ -863,7 +874,7 @@ pub(crate) fn take_continued(child: RawPid) -> Option<Continued> {
 }
 
 /// wait4(2) for this child or tracee, without blocking.
-pub(crate) fn wait_for(pid: RawPid) -> Result<Option<Waited>, Errno> {
+pub fn wait_for(pid: RawPid) -> Result<Option<Waited>, Errno> {
     wait4(pid, libc::WNOHANG | libc::WUNTRACED | libc::__WALL)
 }
 

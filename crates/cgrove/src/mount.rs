@@ -5,6 +5,7 @@
 //! on.
 
 mod adopted;
+mod freezer;
 mod kin;
 
 use std::fs;
@@ -138,6 +139,8 @@ fn leave_the_caller() -> Result<(), Errno> {
 /// A mounted tree, and the signals that end it.
 struct Server {
     mounted: Mounted,
+    /// Its processes, if it has any.
+    adopted: Option<Adopted>,
     signals: SignalFd,
     /// Removed at the end.
     pid_file: Option<PathBuf>,
@@ -159,16 +162,19 @@ impl Server {
         let options = Options { allow_other: what.allow_other, guard: true };
         let mut hooks = fault::hooks(&what.faults)?;
         hooks.record = what.record.as_deref().map(record).transpose()?;
+        let mut adopted = None;
         let mounted = if what.adopt {
+            SigSet::from_iter(freezer::BLOCKED).thread_block().map_err(failed)?;
             let world = Adopted::new()
                 .map_err(|errno| format!("cannot read /proc: {}; mount it", errno.desc()))?;
+            adopted = Some(world.clone());
             cgrove_fuse::mount_with(&what.directory, world, options, hooks)
         } else {
             let world = Empty::new(tree());
             cgrove_fuse::mount_with(&what.directory, world, options, hooks)
         };
         let mounted = mounted.map_err(|error| error.to_string())?;
-        let mut server = Server { mounted, signals, pid_file: None };
+        let mut server = Server { mounted, adopted, signals, pid_file: None };
         if let Some(file) = &what.pid_file {
             fs::write(file, format!("{}\n", std::process::id())).map_err(|error| {
                 let file = file.display();
@@ -190,7 +196,12 @@ impl Server {
             let _ = fs::remove_file(file);
         }
         let path = self.mounted.path().to_owned();
-        self.mounted.unmount().map_err(|error| {
+        let unmounted = self.mounted.unmount();
+        // When nobody can freeze them again.
+        if let Some(adopted) = &self.adopted {
+            adopted.let_everyone_go();
+        }
+        unmounted.map_err(|error| {
             format!("cannot unmount {}: {error}; take away what is mounted over it", path.display())
         })
     }

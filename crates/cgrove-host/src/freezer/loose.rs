@@ -103,7 +103,7 @@ pub(super) fn refusal(tid: RawPid, errno: Errno, proc: &mut Proc) -> Why {
 }
 
 /// Whether a task sleeps until the child that it made with vfork goes its own way.
-pub(super) fn is_in_vfork(proc: &mut Proc, tid: RawPid) -> bool {
+pub fn is_in_vfork(proc: &mut Proc, tid: RawPid) -> bool {
     if proc.thread_stat(tid).map_or(true, |stat| stat.state != b'D') {
         return false;
     }

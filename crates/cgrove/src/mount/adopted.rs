@@ -1,8 +1,9 @@
 //! A world over real processes: who writes a pid to `cgroup.procs` has that process taken in.
 //!
-//! What nothing here acts upon has no file: there are no controllers, no freezer and no CPU time.
+//! What nothing here acts upon has no file: there are no controllers and no CPU time.
 //! What there is holds by looking (`kin.rs`): every question looks first, and a thread looks every
-//! now and then, so that pollers learn of what happens by itself.
+//! now and then, so that pollers learn of what happens by itself. Who is to halt is held by another
+//! thread (`freezer.rs`).
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{self, Thread};
@@ -15,6 +16,7 @@ use cgrove_host::procfs::Proc;
 use cgrove_host::sys::RawPid;
 use nix::errno::Errno;
 
+use super::freezer::Freezer;
 use super::kin::Kin;
 
 /// Between two looks while there are processes, and while there are none.
@@ -23,17 +25,23 @@ const PAUSE: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(5)]
 const SHARE: u32 = 100;
 
 /// Files of the core that say or do what nobody here does.
-const NOT_HELD: [&str; 4] = ["cgroup.freeze", "cgroup.stat.local", "cpu.stat", "cpu.stat.local"];
+const NOT_HELD: [&str; 2] = ["cpu.stat", "cpu.stat.local"];
+/// Likewise, where there is no freezer.
+const FREEZER: [&str; 2] = ["cgroup.freeze", "cgroup.stat.local"];
 
 /// The world.
+#[derive(Clone)]
 pub(super) struct Adopted(Arc<Shared>);
 
-struct Shared {
+/// What its threads share.
+pub(super) struct Shared {
     tree: Tree,
     start: Instant,
     kin: Mutex<Kin>,
     events: OnceLock<Events>,
     looker: OnceLock<Thread>,
+    /// None: it could not be started, or has ended.
+    freezer: Mutex<Option<Freezer>>,
 }
 
 impl Adopted {
@@ -42,7 +50,16 @@ impl Adopted {
         let kin = Mutex::new(Kin::new(Proc::open()?));
         let tree = Tree::builder(Hierarchy::builder().build(Time(0))).build();
         let (events, looker) = (OnceLock::new(), OnceLock::new());
-        Ok(Adopted(Arc::new(Shared { tree, start: Instant::now(), kin, events, looker })))
+        let (start, freezer) = (Instant::now(), Mutex::new(None));
+        Ok(Adopted(Arc::new(Shared { tree, start, kin, events, looker, freezer })))
+    }
+
+    /// Lets everyone go who is frozen, for good.
+    pub(super) fn let_everyone_go(&self) {
+        let freezer = self.0.freezer().take();
+        if let Some(freezer) = freezer {
+            freezer.end();
+        }
     }
 }
 
@@ -55,9 +72,17 @@ impl Shared {
         self.kin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn freezer(&self) -> MutexGuard<'_, Option<Freezer>> {
+        self.freezer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn hierarchy(&self) -> &Hierarchy {
+        self.tree.hierarchy()
+    }
+
     /// Does something with those that are known, and what follows from it. Effects are performed
     /// without the lock: they can be kills, which take it.
-    fn with<T>(&self, what: impl FnOnce(&mut Kin, &mut Effects) -> T) -> T {
+    pub(super) fn with<T>(&self, what: impl FnOnce(&mut Kin, &mut Effects) -> T) -> T {
         let mut fx = Effects::at(self.now());
         let done = what(&mut self.kin(), &mut fx);
         if let Some(events) = self.events.get() {
@@ -66,7 +91,8 @@ impl Shared {
         done
     }
 
-    fn look(&self) {
+    /// Looks who was born and who is gone.
+    pub(super) fn look(&self) {
         self.with(|kin, fx| kin.look(self.tree.hierarchy(), fx));
     }
 }
@@ -121,7 +147,7 @@ impl World for Adopted {
     }
 
     fn hides(&self, name: &str) -> bool {
-        NOT_HELD.contains(&name)
+        NOT_HELD.contains(&name) || (FREEZER.contains(&name) && self.0.freezer().is_none())
     }
 
     fn look(&self) {
@@ -132,6 +158,8 @@ impl World for Adopted {
         // A world is mounted once.
         let _ = self.0.events.set(events);
         let shared = Arc::downgrade(&self.0);
+        // Without it the files of it are not there.
+        *self.0.freezer() = Freezer::start(Weak::clone(&shared)).ok();
         let looker = thread::Builder::new().name("cgrove-look".into());
         // Without it pollers learn of ends only when somebody asks.
         if let Ok(looker) = looker.spawn(move || keep_looking(&shared)) {
@@ -148,8 +176,15 @@ impl World for Adopted {
     }
 
     fn perform(&self, effect: Effect, _fx: &mut Effects) {
-        if let Effect::Kill(task) = effect {
-            self.0.kin().kill(task);
+        match effect {
+            Effect::Kill(task) => self.0.kin().kill(task),
+            Effect::Freeze(task) | Effect::Unfreeze(task) => {
+                let subject = self.0.kin().subject(task);
+                if let (Some(subject), Some(freezer)) = (subject, &*self.0.freezer()) {
+                    freezer.look(subject);
+                }
+            }
+            _ => {}
         }
     }
 }

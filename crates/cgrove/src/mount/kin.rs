@@ -13,6 +13,8 @@ use cgrove_core::{Effect, Effects, Errno, ForkFrom, Hierarchy, Membership, Stage
 use cgrove_host::procfs::Proc;
 use cgrove_host::sys::{RawPid, pidfd_open, pidfd_send_signal};
 
+use super::freezer::Subject;
+
 /// A process, by its threads, the leader among them.
 struct Process {
     /// With the pid, it names one process.
@@ -46,6 +48,14 @@ impl Kin {
 
     pub(super) fn pid(&self, task: &Task) -> Option<RawPid> {
         self.names.get(&task.id().0).map(|(tid, _)| *tid)
+    }
+
+    /// A task, for whoever halts it.
+    pub(super) fn subject(&self, task: TaskId) -> Option<Subject> {
+        let (tid, pid) = self.names.get(&task.0).copied()?;
+        let process = self.processes.get(&pid)?;
+        let task = Arc::clone(process.threads.get(&tid)?);
+        Some(Subject { tid, pid, start: process.start, task })
     }
 
     /// The task of a thread. If its process is not known it is taken in, into the root.

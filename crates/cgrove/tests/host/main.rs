@@ -7,6 +7,7 @@
 //!
 //!     cargo test -p cgrove --test host -- NAME
 
+mod acting;
 mod clients;
 mod cpu;
 mod events;
@@ -66,6 +67,8 @@ pub const PID_NAMESPACE: &str = "right to make a pid namespace";
 pub const UNTRACED: &str = "untraced tree";
 /// `/dev/fuse`, and the right to mount it or `fusermount3`.
 pub const MOUNTING: &str = "right to mount";
+/// The right to trace processes that are not below the tracer.
+pub const TRACING: &str = "right to trace any process of one's own";
 
 /// Lists the tests of a module, with what they need.
 macro_rules! tests {
@@ -82,6 +85,7 @@ macro_rules! tests {
 use tests;
 
 const MODULES: &[(&str, &[Test])] = &[
+    ("acting", acting::TESTS),
     ("clients", clients::TESTS),
     ("cpu", cpu::TESTS),
     ("events", events::TESTS),
@@ -110,6 +114,7 @@ const MODULES: &[(&str, &[Test])] = &[
 
 /// Modules that have nothing to do with how forks ask.
 const OF_ITS_OWN: &[&str] = &[
+    "acting",
     "clients",
     "events",
     "inputs",
@@ -186,6 +191,11 @@ fn is_here(need: &str) -> bool {
             command.status().is_ok_and(|status| status.success())
         }
         MOUNTING => mounting::is_possible(),
+        TRACING => {
+            let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+            let limit = if nix::unistd::geteuid().is_root() { 3 } else { 1 };
+            scope.map_or(true, |scope| scope.trim().parse().is_ok_and(|it: u32| it < limit))
+        }
         tool => {
             let mut command = Command::new(tool);
             command.arg("--version").stdin(Stdio::null());

@@ -93,11 +93,11 @@ impl Mounting {
         Pid::from_raw(text.trim_end().parse().expect("a pid"))
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("it lives");
     }
 
-    fn until_gone(&self) {
+    pub fn until_gone(&self) {
         until("the mount to go", PATIENCE, || (!is_mounted(&self.tree())).then_some(()));
         let word = self.tree().display().to_string();
         let ours = || watch::processes().into_iter().filter(|it| it.cmdline.contains(&word));
@@ -182,7 +182,7 @@ fn mount_ends_when_somebody_unmounts(place: Place) {
 }
 
 /// A tree that takes processes in, with a cgroup `a`; `None` where nothing can be mounted.
-fn adopting(place: Place) -> Option<Mounting> {
+pub fn adopting(place: Place) -> Option<Mounting> {
     let mount = Mounting::new(place);
     let output = mount.output(&["--adopt", "--daemon", "--pid-file", "pid"]);
     if place != Place::Here {
@@ -212,8 +212,9 @@ impl Mounting {
 /// A shell that does what it is told; killed when dropped, with what it says it has started.
 pub struct Shell {
     pub child: Child,
-    stdout: BufReader<std::process::ChildStdout>,
-    started: Vec<i32>,
+    pub stdout: BufReader<std::process::ChildStdout>,
+    /// Those to be killed with it.
+    pub started: Vec<i32>,
 }
 
 impl Shell {
@@ -231,13 +232,23 @@ impl Shell {
 
     /// Starts a process in the background; its pid.
     pub fn start(&mut self, command: &str) -> i32 {
+        self.say(&format!("{command} >/dev/null & echo $!"));
+        let pid = self.line().parse().unwrap();
+        self.started.push(pid);
+        pid
+    }
+
+    pub fn say(&mut self, command: &str) {
         use std::io::Write;
         let stdin = self.child.stdin.as_mut().unwrap();
-        writeln!(stdin, "{command} >/dev/null & echo $!").unwrap();
+        writeln!(stdin, "{command}").unwrap();
+    }
+
+    /// The next that it says.
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
-        self.started.push(line.trim().parse().unwrap());
-        *self.started.last().unwrap()
+        line.trim_end().to_owned()
     }
 }
 
@@ -251,7 +262,7 @@ impl Drop for Shell {
     }
 }
 
-fn pids(text: &str) -> Vec<i32> {
+pub fn pids(text: &str) -> Vec<i32> {
     let mut pids: Vec<i32> = text.lines().map(|line| line.parse().unwrap()).collect();
     pids.sort_unstable();
     pids
@@ -344,7 +355,7 @@ fn mount_shows_no_file_that_does_nothing(place: Place) {
     let names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.contains(&"cgroup.kill".to_owned()), "{names:?}");
-    for hidden in ["cgroup.freeze", "cpu.stat", "pids.max"] {
+    for hidden in ["cpu.stat", "pids.max"] {
         assert!(!names.contains(&hidden.to_owned()), "{hidden}");
         let error = fs::read(mount.tree().join("a").join(hidden)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{hidden}");

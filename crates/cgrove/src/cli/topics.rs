@@ -158,8 +158,10 @@ tree is mounted; --pid-file FILE says whom to signal:
   cgrove mount --daemon --pid-file pid DIR && ... ; kill $(cat pid)
 
 With --adopt a pid written to cgroup.procs takes that process in: it and what is
-born of it since is listed, counted as populated, and killed by cgroup.kill. It
-is found by looking: a child whose parent ends before the next look is missed.
+born of it since is listed, counted as populated, halted by cgroup.freeze, and
+killed by cgroup.kill. It is found by looking: a child whose parent ends before
+the next look is missed. Freezing takes the right to trace: who may not be, or
+is traced already, runs on, and frozen stays 0. All go on when cgrove ends.
 
 What is asked of it is answered at once: a write that would sleep in Linux fails
 with EBUSY. statfs says FUSE, and inotify does not see changes that poll does.

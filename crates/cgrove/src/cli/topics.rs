@@ -155,8 +155,10 @@ unmounted even if cgrove is killed. What would sleep in Linux fails with EBUSY.
   cgrove mount --daemon --pid-file pid DIR && ... ; kill $(cat pid)
 
 With --adopt a pid written to cgroup.procs takes that process in: it and what is
-born of it since is listed, counted as populated, and killed by cgroup.kill. It
-is found by looking: a child whose parent ends before the next look is missed.
+born of it since is listed, counted as populated, halted by cgroup.freeze, and
+killed by cgroup.kill. It is found by looking: a child whose parent ends before
+the next look is missed. Freezing takes the right to trace: who may not be, or
+is traced already, runs on, and frozen stays 0. All go on when cgrove ends.
 
 To test clients, let requests fail (--fault SPEC, any number of times). To show
 a difference from Linux, keep what is asked and answered (--record FILE).

@@ -68,11 +68,11 @@ impl Kin {
         let pid = self.proc.process_of(tid)?;
         self.look(hierarchy, fx);
         if !self.processes.contains_key(&pid) {
-            let stat = self.proc.stat(pid).ok().filter(|stat| !stat.is_zombie())?;
+            let start = self.started(pid)?;
             let root = hierarchy.root();
             let id = self.fresh();
             let leader = hierarchy.adopt(root, id, Membership::Process, fx).ok()?;
-            self.know(pid, stat.start, leader, false);
+            self.know(pid, start, leader, false);
             // Its threads and children are found as those of any other.
             self.look(hierarchy, fx);
         }
@@ -99,11 +99,7 @@ impl Kin {
             let Some(start) = self.processes.get(&pid).map(|process| process.start) else {
                 continue;
             };
-            let lives = self
-                .proc
-                .stat(pid)
-                .is_ok_and(|stat| stat.start == start && (!stat.is_zombie() || stat.threads > 1));
-            if !lives {
+            if self.started(pid) != Some(start) {
                 self.gone(hierarchy, pid, fx);
                 continue;
             }
@@ -125,6 +121,17 @@ impl Kin {
                 }
             }
         }
+    }
+
+    /// When a process started that has not ended.
+    fn started(&mut self, pid: RawPid) -> Option<u64> {
+        let mut once = || {
+            let stat = self.proc.stat(pid).ok()?;
+            (!stat.is_zombie() || stat.threads > 1).then_some(stat.start)
+        };
+        // Whoever reads while a thread's execve takes its leader's place can be told of the leader
+        // that was.
+        once().or_else(&mut once)
     }
 
     fn look_at_threads(

@@ -285,13 +285,15 @@ fn who_is_traced_keeps_frozen_0(place: Place) {
     for _ in 0..50 {
         assert_eq!(mount.read("a/cgroup.events"), THAWED);
     }
-    // Without its tracer it is no exception any more.
+    // Without its tracer it is no exception any more. It ends when its input does, which a wait closes.
+    let input = act.shell.child.stdin.take();
     kill(Pid::from_raw(tracer), Signal::SIGKILL).unwrap();
     act.shell.child.wait().unwrap();
     until("it to be frozen", PATIENCE, || (mount.read("a/cgroup.events") == FROZEN).then_some(()));
     assert_eq!(state(tracee), 't');
     mount.thaw("a");
     until_runs(tracee);
+    drop(input);
     mount.end();
 }
 

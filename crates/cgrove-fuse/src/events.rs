@@ -63,7 +63,8 @@ impl<W: World> Shared<W> {
 
     /// Tells of a change, or has it told later.
     fn tell(&self, file: &Arc<EventFile>) {
-        match self.late().and_then(|late| late.hold(file, self.world.now())) {
+        let late = self.late().filter(|_| !broken(Mutant::LateTold));
+        match late.and_then(|late| late.hold(file, self.world.now())) {
             Some(at) => drop(self.alarms.send((at, Alarm::Late(Arc::clone(file))))),
             None if self.world.tree().notify(file) => {
                 self.handles.changed(file.cgroup(), file.name());

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
+use crate::mutant::{Mutant, broken};
 use crate::sys;
 
 /// The requests that can be refused on purpose.
@@ -61,7 +62,9 @@ impl Fault {
         if op != self.op || self.glob.as_ref().is_some_and(|glob| !sys::matches(glob, path)) {
             return None;
         }
-        if let Some(left) = &self.left {
+        if let Some(left) = &self.left
+            && !broken(Mutant::FaultForever)
+        {
             let one_less = |left: u64| left.checked_sub(1);
             left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).ok()?;
         }

@@ -22,6 +22,12 @@ pub(crate) enum Mutant {
     GuardOfProcess,
     /// Timers do not fire: the end of a burst is not told.
     ClockStands,
+    /// A fault strikes without end.
+    FaultForever,
+    /// A change that is to come late is told at once.
+    LateTold,
+    /// A record does not say who has ended.
+    EndsUnrecorded,
 }
 
 /// Whether this build runs with that defect.

@@ -9,6 +9,7 @@ use cgrove_files::Tree;
 
 use super::{Access, path};
 use crate::hooks;
+use crate::mutant::{Mutant, broken};
 
 struct Member {
     name: String,
@@ -55,7 +56,7 @@ impl Members {
         let mut steps = Vec::new();
         self.known.retain(|id, member| {
             let stays = there.contains_key(id);
-            if !stays {
+            if !stays && !broken(Mutant::EndsUnrecorded) {
                 let verb = if member.doomed { "await" } else { "exit" };
                 steps.push(format!("{verb} {}", member.name));
             }

@@ -115,7 +115,7 @@ const OF_ITS_OWN: &[&str] = &[
     "inputs",
     "kernel",
     "live",
-    "mount",
+    "mounting",
     "parent",
     "python",
     "recording",

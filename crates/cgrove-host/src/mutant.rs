@@ -8,6 +8,8 @@
 pub enum Mutant {
     /// In a mounted tree, who is to halt is said to have, and runs.
     AdoptedRuns,
+    /// There, who is born over the limit lives.
+    AdoptedSpared,
     /// There, nobody looks for newcomers before a halt is told.
     AdoptedNewcomersMissed,
     /// The gate lets forks through without charging them.

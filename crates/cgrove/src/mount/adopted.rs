@@ -1,6 +1,6 @@
 //! A world over real processes: who writes a pid to `cgroup.procs` has that process taken in.
 //!
-//! What nothing here acts upon has no file: there are no controllers and no CPU time.
+//! What nothing here acts upon has no file: there is no controller but `pids`, and no CPU time.
 //! What there is holds by looking (`kin.rs`): every question looks first, and a thread looks every
 //! now and then, so that pollers learn of what happens by itself. Who is to halt is held by another
 //! thread (`freezer.rs`).
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use cgrove_core::{Effect, Effects, Hierarchy, Task, Time};
+use cgrove_core::{Effect, Effects, Hierarchy, Pids, Task, Time};
 use cgrove_files::{File, Tasks, Tree};
 use cgrove_fuse::{Events, Requester, World};
 use cgrove_host::procfs::Proc;
@@ -48,7 +48,9 @@ impl Adopted {
     /// A world with nobody in it.
     pub(super) fn new() -> Result<Adopted, Errno> {
         let kin = Mutex::new(Kin::new(Proc::open()?));
-        let tree = Tree::builder(Hierarchy::builder().build(Time(0))).build();
+        let pids = Arc::new(Pids::new());
+        let hierarchy = Hierarchy::builder().controller(pids).build(Time(0));
+        let tree = Tree::builder(hierarchy).build();
         let (events, looker) = (OnceLock::new(), OnceLock::new());
         let (start, freezer) = (Instant::now(), Mutex::new(None));
         Ok(Adopted(Arc::new(Shared { tree, start, kin, events, looker, freezer })))

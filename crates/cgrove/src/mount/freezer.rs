@@ -361,6 +361,7 @@ impl Tracer {
     fn doubt(&mut self, pid: RawPid) {
         let me = gettid().as_raw();
         self.untold.get_or_insert_with(Instant::now);
+        let mut again = false;
         self.tasks.retain(|tid, halt| {
             if halt.subject.pid != pid {
                 return true;
@@ -368,9 +369,13 @@ impl Tracer {
             let state = self.proc.thread_stat(*tid).map_or(b'X', |stat| stat.state);
             match halt.standing {
                 Standing::Dead if halt.subject.task.cgroup().is_none() => return false,
-                Standing::Dead if !matches!(state, b'Z' | b'X') => halt.standing = Standing::Again,
+                Standing::Dead if !matches!(state, b'Z' | b'X') => {
+                    halt.standing = Standing::Again;
+                    again = true;
+                }
                 Standing::Stopped(_) if self.proc.tracer(*tid) != Some(me) => {
                     halt.standing = Standing::Again;
+                    again = true;
                 }
                 // Seized by the id that it had, and about to stop.
                 Standing::Stopped(_) if state != b't' => halt.standing = Standing::Coming,
@@ -378,6 +383,10 @@ impl Tracer {
             }
             true
         });
+        if again {
+            // Before it makes threads again, one of which makes the next execve.
+            self.look = Some((Instant::now(), LOOK[0]));
+        }
     }
 
     /// Looks at those of whom no event tells.

@@ -5,11 +5,16 @@
 //! parent ends before anybody looks has another parent then, and is not found.
 //!
 //! Once a process is to be killed it is *doomed*, and so is every child that is found of it later.
+//!
+//! A fork that the core refuses (`pids.max`) has happened. So who was born of it is taken in whatever
+//! the limit, and is doomed: of a thread, its process. The births of one look are judged in the order of
+//! their start times, so that the newest are those too many.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use cgrove_core::{Effect, Effects, Errno, ForkFrom, Hierarchy, Membership, Stage, Task, TaskId};
+use cgrove_host::mutant::{self, Mutant};
 use cgrove_host::procfs::Proc;
 use cgrove_host::sys::{RawPid, pidfd_open, pidfd_send_signal};
 
@@ -21,6 +26,21 @@ struct Process {
     start: u64,
     threads: HashMap<RawPid, Arc<Task>>,
     doomed: bool,
+}
+
+/// A child that was seen for the first time.
+#[derive(Clone, Copy)]
+struct Birth {
+    pid: RawPid,
+    start: u64,
+    /// The process and the thread that it is of.
+    parent: RawPid,
+    forker: RawPid,
+}
+
+/// Whether a fork was refused for there being too many.
+fn is_limit(errno: Errno) -> bool {
+    errno == Errno::EAGAIN && !mutant::is(Mutant::AdoptedSpared)
 }
 
 /// All that is known.
@@ -93,9 +113,29 @@ impl Kin {
     /// Looks who was born and who is gone.
     pub(super) fn look(&mut self, hierarchy: &Hierarchy, fx: &mut Effects) {
         let mut todo: Vec<RawPid> = self.processes.keys().copied().collect();
+        while !todo.is_empty() {
+            let mut births = Vec::new();
+            self.look_at(hierarchy, std::mem::take(&mut todo), &mut births, fx);
+            births.sort_unstable_by_key(|birth| (birth.start, birth.pid));
+            for birth in births {
+                if self.born(hierarchy, birth, fx) {
+                    todo.push(birth.pid);
+                }
+            }
+        }
+    }
+
+    /// Forgets those of these processes that are gone, and finds the children of the others.
+    fn look_at(
+        &mut self,
+        hierarchy: &Hierarchy,
+        processes: Vec<RawPid>,
+        births: &mut Vec<Birth>,
+        fx: &mut Effects,
+    ) {
         let mut threads = Vec::new();
         let mut children = Vec::new();
-        while let Some(pid) = todo.pop() {
+        for pid in processes {
             let Some(start) = self.processes.get(&pid).map(|process| process.start) else {
                 continue;
             };
@@ -115,9 +155,12 @@ impl Kin {
                     continue;
                 }
                 for &child in &children {
-                    if self.born(hierarchy, (pid, tid), child, fx) {
-                        todo.push(child);
+                    let Ok(stat) = self.proc.stat(child) else { continue };
+                    let known = self.processes.get(&child);
+                    if stat.is_zombie() || known.is_some_and(|known| known.start == stat.start) {
+                        continue;
                     }
+                    births.push(Birth { pid: child, start: stat.start, parent: pid, forker: tid });
                 }
             }
         }
@@ -158,10 +201,13 @@ impl Kin {
             // Where its process is; nobody refuses one that exists.
             let born = match hierarchy.fork(ForkFrom::Task(&leader), fx) {
                 Ok(fork) => Ok(fork.publish(id, membership, fx)),
-                Err(_) => leader
-                    .cgroup()
-                    .ok_or(Errno::ESRCH)
-                    .and_then(|cgroup| hierarchy.adopt(&cgroup, id, membership, fx)),
+                Err(errno) => {
+                    if is_limit(errno) {
+                        fx.push(Effect::Kill(leader.id()));
+                    }
+                    let cgroup = leader.cgroup().ok_or(Errno::ESRCH);
+                    cgroup.and_then(|cgroup| hierarchy.adopt(&cgroup, id, membership, fx))
+                }
             };
             if let Ok(task) = born {
                 self.names.insert(id.0, (tid, pid));
@@ -170,38 +216,32 @@ impl Kin {
         }
     }
 
-    /// A child of a thread was seen. True if it was not known.
-    fn born(
-        &mut self,
-        hierarchy: &Hierarchy,
-        (parent, forker): (RawPid, RawPid),
-        pid: RawPid,
-        fx: &mut Effects,
-    ) -> bool {
-        let Ok(stat) = self.proc.stat(pid) else { return false };
+    /// A child that was not known is taken in. False if it could not be.
+    fn born(&mut self, hierarchy: &Hierarchy, birth: Birth, fx: &mut Effects) -> bool {
+        let Birth { pid, start, parent, forker } = birth;
         match self.processes.get(&pid) {
-            Some(known) if known.start == stat.start => return false,
+            Some(known) if known.start == start => return false,
+            // A former one of this pid.
             Some(_) => self.gone(hierarchy, pid, fx),
             None => {}
-        }
-        if stat.is_zombie() {
-            return false;
         }
         let Some(process) = self.processes.get(&parent) else { return false };
         let leader = process.threads.get(&parent);
         let Some(task) = process.threads.get(&forker).or(leader).cloned() else { return false };
         let killed = leader.is_some_and(|leader| leader.stage().contains(Stage::KILLED));
-        let doomed = process.doomed || killed;
+        let mut doomed = process.doomed || killed;
         let id = self.fresh();
         let born = match hierarchy.fork(ForkFrom::Task(&task), fx) {
             Ok(fork) => Some(fork.publish(id, Membership::Process, fx)),
-            // The core lets a process that was killed not fork. This one has, before it died.
-            Err(_) => task
-                .cgroup()
-                .and_then(|cgroup| hierarchy.adopt(&cgroup, id, Membership::Process, fx).ok()),
+            // The core lets a process not fork that was killed, or is at a limit. This one has.
+            Err(errno) => {
+                doomed |= is_limit(errno);
+                task.cgroup()
+                    .and_then(|cgroup| hierarchy.adopt(&cgroup, id, Membership::Process, fx).ok())
+            }
         };
         let Some(born) = born else { return false };
-        self.know(pid, stat.start, born, doomed);
+        self.know(pid, start, born, doomed);
         if doomed {
             fx.push(Effect::Kill(id));
         }

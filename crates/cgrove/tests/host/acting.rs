@@ -24,6 +24,9 @@ crate::tests!(
     who_is_traced_keeps_frozen_0[MOUNTING, TRACING],
     threads_that_execute_hold_nobody_up[MOUNTING, TRACING],
     everyone_goes_on_when_the_server_ends[MOUNTING, TRACING],
+    who_is_born_over_the_limit_is_killed[MOUNTING],
+    a_lower_limit_kills_nobody_who_is_there[MOUNTING],
+    a_thread_over_the_limit_takes_its_process_along[MOUNTING],
 );
 
 const FROZEN: &str = "populated 1\nfrozen 1\n";
@@ -331,4 +334,82 @@ fn everyone_goes_on_when_the_server_ends(place: Place) {
         shell.answers();
         until_runs(sleeper);
     }
+}
+
+fn has_ended(pid: i32) -> bool {
+    matches!(state(pid), 'Z' | '-')
+}
+
+impl Mounting {
+    fn limit(&self, max: &str) {
+        self.write("cgroup.subtree_control", "+pids");
+        self.write("a/pids.max", max);
+    }
+
+    fn until_current_is(&self, count: usize) {
+        let text = format!("{count}\n");
+        until("the count", PATIENCE, || (self.read("a/pids.current") == text).then_some(()));
+    }
+
+    /// How often a limit was hit.
+    fn hits(&self) -> u64 {
+        self.read("a/pids.events").trim_end().strip_prefix("max ").unwrap().parse().unwrap()
+    }
+}
+
+/// The newest, however many come between two looks.
+fn who_is_born_over_the_limit_is_killed(place: Place) {
+    let Some(mount) = adopting(place) else { return };
+    let root = fs::read(mount.tree().join("pids.max")).unwrap_err();
+    assert_eq!(root.raw_os_error(), Some(libc::ENOENT));
+    mount.limit("4");
+    let mut shell = Shell::new();
+    mount.take_in(shell.pid());
+    assert_eq!(mount.read("a/pids.current"), "1\n");
+    assert_eq!(mount.hits(), 0);
+    let all: Vec<i32> = (0..8).map(|_| shell.start("sleep 1000")).collect();
+    until("the last to end", PATIENCE, || all[3..].iter().all(|it| has_ended(*it)).then_some(()));
+    mount.until_current_is(4);
+    assert_eq!(mount.hits(), 5);
+    assert!(all[..3].iter().all(|pid| !has_ended(*pid)), "{all:?}");
+    // There is room again.
+    kill(Pid::from_raw(all[0]), Signal::SIGKILL).unwrap();
+    mount.until_current_is(3);
+    let one = shell.start("sleep 1000");
+    mount.until_current_is(4);
+    assert!(!has_ended(one));
+    mount.write("a/pids.max", "max");
+    let more: Vec<i32> = (0..8).map(|_| shell.start("sleep 1000")).collect();
+    mount.until_current_is(12);
+    assert!(more.iter().all(|pid| !has_ended(*pid)), "{more:?}");
+    mount.end();
+}
+
+fn a_lower_limit_kills_nobody_who_is_there(place: Place) {
+    let Some(mount) = adopting(place) else { return };
+    mount.limit("max");
+    let mut shell = Shell::new();
+    mount.take_in(shell.pid());
+    let sleepers = [shell.start("sleep 1000"), shell.start("sleep 1000")];
+    mount.until_current_is(3);
+    mount.write("a/pids.max", "1");
+    let late = shell.start("sleep 1000");
+    until("it to end", PATIENCE, || has_ended(late).then_some(()));
+    mount.until_current_is(3);
+    assert!(sleepers.iter().all(|pid| !has_ended(*pid)));
+    assert_eq!(mount.hits(), 1);
+    mount.end();
+}
+
+fn a_thread_over_the_limit_takes_its_process_along(place: Place) {
+    let Some(mount) = adopting(place) else { return };
+    mount.limit("2");
+    let mut shell = Shell::new();
+    mount.take_in(shell.pid());
+    let acts = kit().acts.display();
+    let many = shell.start(&format!("{acts} exec-threads mounted 0"));
+    until("it to end", PATIENCE, || has_ended(many).then_some(()));
+    mount.until_current_is(1);
+    assert!(!has_ended(shell.pid()));
+    mount.end();
 }

@@ -360,7 +360,7 @@ fn mount_shows_no_file_that_does_nothing(place: Place) {
         let error = fs::read(mount.tree().join("a").join(hidden)).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{hidden}");
     }
-    assert_eq!(mount.read("cgroup.controllers"), "");
+    assert_eq!(mount.read("cgroup.controllers"), "pids\n");
     mount.end();
 }
 

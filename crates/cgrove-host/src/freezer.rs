@@ -47,6 +47,7 @@
 
 mod halt;
 mod loose;
+mod passing;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -57,7 +58,6 @@ use nix::unistd::getpid;
 pub use loose::{Frozen, Loose, Why, is_in_vfork};
 use loose::{name_of, refusal};
 
-use crate::gate::Asked;
 use crate::ledger::Ledger;
 use crate::mutant::{self, Mutant};
 use crate::procfs::Proc;
@@ -386,72 +386,10 @@ impl Freezer {
         }
     }
 
-    /// Seizes a task for its forks' sake: it and all that come from it ask by ptrace from now on.
-    ///
-    /// Errors as of PTRACE_SEIZE; EBUSY: a freeze or a halt has it, until it goes on.
-    pub(crate) fn trace(&mut self, tid: RawPid) -> Result<(), Errno> {
-        if self.tracer.is_some() && self.is_tracee(tid) {
-            // It was seized with all that is needed.
-            return Ok(());
-        }
-        if self.tasks.contains_key(&tid) {
-            return Err(Errno::EBUSY);
-        }
-        sys::ptrace_seize(tid, tracer::OPTIONS, &sys::Impatient::new())?;
-        self.tracer.get_or_insert_default().took(tid);
-        Ok(())
-    }
-
-    /// Undoes [`Freezer::trace`] of the only one.
-    pub(crate) fn untrace(&mut self, tid: RawPid) {
-        self.tracer = None;
-        if sys::ptrace_interrupt(tid).is_ok() {
-            self.leave(tid);
-        }
-    }
-
-    /// Those that ask, and that neither a freeze nor a halt has.
-    pub(crate) fn askers(&self) -> Vec<(RawPid, Asked)> {
-        let askers = self.tracer.iter().flat_map(Tracer::askers);
-        askers.filter(|(tid, _)| !self.tasks.contains_key(tid)).collect()
-    }
-
     /// Whether a freeze or a halt has this task.
     fn is_tracee(&self, tid: RawPid) -> bool {
         let runs = |it: &Standing| matches!(it, Standing::Loose(_) | Standing::Again { .. });
         self.tasks.get(&tid).is_some_and(|it| !runs(it))
-    }
-
-    fn is_traced(&self, tid: RawPid, proc: &mut Proc) -> bool {
-        self.tracer.as_ref().is_some_and(|tracer| tracer.knows(tid))
-            || proc.tracer(tid) == Some(getpid().as_raw())
-    }
-
-    /// A traced task stands that nobody has asked to.
-    fn passes(&mut self, tid: RawPid, stop: TraceStop, command: RawPid) {
-        self.stood(tid, stop);
-        let Some(tracer) = &self.tracer else { return };
-        if tid == command && tracer::is_group_stop(stop) {
-            if self.stopped_command == StoppedCommand::No {
-                self.stopped_command = StoppedCommand::Untold(stop.signal);
-            }
-        } else if tid == command {
-            self.stopped_command = StoppedCommand::No;
-        }
-        if !tracer.is_asking(tid) {
-            tracer.go_on(tid, stop);
-        }
-    }
-
-    fn stood(&mut self, tid: RawPid, stop: TraceStop) {
-        let Some(tracer) = &mut self.tracer else { return };
-        if let Some(former) = tracer.stood(tid, stop) {
-            self.tasks.remove(&former);
-            self.ordered.remove(&former);
-            self.held.remove(&former);
-            self.awaited.retain(|tid| *tid != former);
-            self.settled = false;
-        }
     }
 
     /// Whether a task is seized and stops as soon as it leaves the kernel.
@@ -619,23 +557,6 @@ impl Freezer {
                 self.leave(tid);
             }
             Some(Standing::Dead | Standing::Loose(_) | Standing::Again { .. }) | None => {}
-        }
-    }
-
-    /// The same where everyone stays traced. Who has not come to his stop yet will pass it.
-    fn let_pass(&mut self, tid: RawPid) {
-        let (standing, tracer) = (self.tasks.remove(&tid), self.tracer.as_ref());
-        let (Some(Standing::Stopped { signal, job }), Some(tracer)) = (standing, tracer) else {
-            return;
-        };
-        if tracer.is_asking(tid) {
-            return;
-        }
-        let event = if job { libc::PTRACE_EVENT_STOP } else { 0 };
-        tracer.go_on(tid, TraceStop { signal, event });
-        if job && tid == self.command && self.stopped_command == StoppedCommand::No {
-            self.stopped_command = StoppedCommand::Untold(libc::SIGSTOP);
-            self.news = true;
         }
     }
 

@@ -444,10 +444,8 @@ impl Tracer {
             return;
         }
         // Newcomers are known, and not halted, before their parents and siblings are told of.
-        if !mutant::is(Mutant::AdoptedNewcomersMissed) {
-            shared.look();
-            self.listen(shared);
-        }
+        shared.look();
+        self.listen(shared);
         self.untold = None;
         let unsettled = self.tasks.values().filter(|it| !it.standing.is_halted());
         let unsettled: HashSet<RawPid> = unsettled.map(|it| it.subject.pid).collect();

@@ -637,7 +637,8 @@ const IMPATIENCE: libc::suseconds_t = 10_000;
 
 impl Impatient {
     /// SIGALRM and ITIMER_REAL are this one's; every other thread blocks SIGALRM.
-    pub fn new() -> Impatient {
+    #[must_use]
+    pub fn begin() -> Impatient {
         // SAFETY: plain old data; all zeroes is valid.
         let mut action: libc::sigaction = unsafe { mem::zeroed() };
         action.sa_sigaction = step_over as *const () as usize;

@@ -238,7 +238,7 @@ impl Freezer {
                 let missing = ledger.tids_to_freeze().filter(|tid| !self.tasks.contains_key(tid));
                 for tid in missing.collect::<Vec<_>>() {
                     self.ordered.insert(tid);
-                    self.seize(tid, &mut scanner.proc, &sys::Impatient::new());
+                    self.seize(tid, &mut scanner.proc, &sys::Impatient::begin());
                 }
             }
         }
@@ -424,7 +424,7 @@ impl Freezer {
         if orders.is_empty() && again.is_empty() {
             return false;
         }
-        let impatient = sys::Impatient::new();
+        let impatient = sys::Impatient::begin();
         for tid in again {
             self.seize(tid, &mut scanner.proc, &impatient);
         }

@@ -10,8 +10,6 @@ pub enum Mutant {
     AdoptedRuns,
     /// There, who is born over the limit lives.
     AdoptedSpared,
-    /// There, nobody looks for newcomers before a halt is told.
-    AdoptedNewcomersMissed,
     /// The gate lets forks through without charging them.
     UnchargedFork,
     /// At the limit the ledger refuses without looking who is gone.

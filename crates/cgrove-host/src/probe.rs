@@ -373,7 +373,7 @@ fn follow_until(
     };
     patient(socket)?;
     let FromCommand::TraceMe(_) = next()? else { return Err(died()) };
-    let seized = sys::ptrace_seize(child, tracer::OPTIONS, &sys::Impatient::new());
+    let seized = sys::ptrace_seize(child, tracer::OPTIONS, &sys::Impatient::begin());
     launch::answer_traced(socket, seized.is_ok());
     seized.map_err(gate::why_not_traced)?;
     patient(socket)?;

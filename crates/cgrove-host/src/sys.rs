@@ -635,11 +635,10 @@ pub struct Impatient {
 /// After how many microseconds.
 const IMPATIENCE: libc::suseconds_t = 10_000;
 
-// What it does to signals is no default of anything.
-#[allow(clippy::new_without_default)]
 impl Impatient {
     /// SIGALRM and ITIMER_REAL are this one's; every other thread blocks SIGALRM.
-    pub fn new() -> Impatient {
+    #[must_use]
+    pub fn begin() -> Impatient {
         // SAFETY: plain old data; all zeroes is valid.
         let mut action: libc::sigaction = unsafe { mem::zeroed() };
         action.sa_sigaction = step_over as *const () as usize;

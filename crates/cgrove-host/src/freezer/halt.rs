@@ -19,7 +19,7 @@ impl Freezer {
         if pids.is_empty() {
             return;
         }
-        let impatient = sys::Impatient::new();
+        let impatient = sys::Impatient::begin();
         let mut tids = Vec::new();
         for &pid in pids {
             tids.clear();

@@ -25,7 +25,7 @@ impl Freezer {
         if self.tasks.contains_key(&tid) {
             return Err(Errno::EBUSY);
         }
-        sys::ptrace_seize(tid, tracer::OPTIONS, &sys::Impatient::new())?;
+        sys::ptrace_seize(tid, tracer::OPTIONS, &sys::Impatient::begin())?;
         self.tracer.get_or_insert_default().took(tid);
         Ok(())
     }

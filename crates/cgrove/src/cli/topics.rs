@@ -158,9 +158,8 @@ With --adopt a pid written to cgroup.procs takes that process in: it and what is
 born of it since is listed, counted as populated, halted by cgroup.freeze, and
 killed by cgroup.kill. It is found by looking: a child whose parent ends before
 the next look is missed. Freezing takes the right to trace: who may not be, or
-is traced already, runs on, and frozen stays 0. All go on when cgrove ends. The
-one controller is pids: what is born over pids.max is killed at the next look,
-the newest first; a thread over it takes its process along.
+is traced already, runs on, and frozen stays 0. All go on when cgrove ends. Who
+is born over pids.max is killed at the next look; a thread, with its process.
 
 To test clients, let requests fail (--fault SPEC, any number of times). To show
 a difference from Linux, keep what is asked and answered (--record FILE).

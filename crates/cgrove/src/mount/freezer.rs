@@ -251,7 +251,7 @@ impl Tracer {
                 self.look = None;
                 let standing = Standing::Again;
                 self.tasks.insert(tid, Halt { subject, standing, told: false });
-                self.seize(tid, &sys::Impatient::new());
+                self.seize(tid, &sys::Impatient::begin());
             }
             None => {}
         }
@@ -399,7 +399,7 @@ impl Tracer {
             let Some(halt) = self.tasks.get_mut(&tid) else { continue };
             match halt.standing {
                 Standing::Again => {
-                    self.seize(tid, impatient.get_or_insert_with(sys::Impatient::new));
+                    self.seize(tid, impatient.get_or_insert_with(sys::Impatient::begin));
                 }
                 Standing::Coming if is_in_vfork(&mut self.proc, tid) => {
                     halt.standing = Standing::Parked;
@@ -444,10 +444,8 @@ impl Tracer {
             return;
         }
         // Newcomers are known, and not halted, before their parents and siblings are told of.
-        if !mutant::is(Mutant::AdoptedNewcomersMissed) {
-            shared.look();
-            self.listen(shared);
-        }
+        shared.look();
+        self.listen(shared);
         self.untold = None;
         let unsettled = self.tasks.values().filter(|it| !it.standing.is_halted());
         let unsettled: HashSet<RawPid> = unsettled.map(|it| it.subject.pid).collect();

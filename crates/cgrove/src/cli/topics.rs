@@ -143,14 +143,12 @@ A process inside acts on its own group and those below only.
         about: "a cgroup tree as a file system",
         text: "\
 `cgrove mount DIR` shows a cgroup2 tree at a directory, for programs that are to
-be tried where there is none for them. Cgroups are made, delegated, configured
-and removed as in the kernel's. Nobody is in it: each pid is no such process.
+be tried where there is none for them. Nobody is in it: no pid is a process.
 
 /dev/fuse must be there. Root, also of a user namespace (unshare -Urm), mounts
-by himself; others need fusermount3. --allow-other lets other users in.
-
-It is served until SIGTERM, SIGINT or SIGHUP, or until somebody unmounts it, and
-unmounted even if cgrove is killed. What would sleep in Linux fails with EBUSY.
+by himself; others need fusermount3. --allow-other lets other users in. Served
+until SIGTERM, SIGINT, SIGHUP or an unmount, it is unmounted even if cgrove is
+killed. What would sleep in Linux fails with EBUSY.
 
   cgrove mount --daemon --pid-file pid DIR && ... ; kill $(cat pid)
 

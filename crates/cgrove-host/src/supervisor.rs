@@ -123,8 +123,9 @@ pub(crate) struct Supervisor<'a> {
     held: Vec<Asker>,
     /// Why there is no gate, if it was tried.
     no_gate: Option<Errno>,
-    /// The command wants to be traced, but a freeze has it.
-    to_trace: Option<RawPid>,
+    /// Commands that want to be traced, but a freeze has them; with the group of one that is brought
+    /// in.
+    to_trace: Vec<(RawPid, Option<GroupId>)>,
     /// Somebody asks by ptrace and has not been heard.
     asked_meanwhile: bool,
     /// Nobody who asks by ptrace is let through any more.
@@ -311,7 +312,7 @@ impl<'a> Supervisor<'a> {
             gates: Vec::new(),
             held: Vec::new(),
             no_gate: None,
-            to_trace: None,
+            to_trace: Vec::new(),
             asked_meanwhile: false,
             shut: false,
             members: Vec::new(),
@@ -582,7 +583,7 @@ impl<'a> Supervisor<'a> {
                     self.nobody_asks(gate::why_not(errno));
                 }
             }
-            Ok(Some(FromCommand::TraceMe(pid))) => self.trace(pid),
+            Ok(Some(FromCommand::TraceMe(pid))) => self.trace(pid, None),
             Ok(Some(FromCommand::Traced)) => self.with_tracer(),
             Ok(Some(FromCommand::NoTrace(errno))) => {
                 self.freezer.untrace(self.command);

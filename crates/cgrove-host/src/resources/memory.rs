@@ -466,6 +466,7 @@ impl Memory {
         rash: bool,
     ) {
         let usage = self.usage(processes, rash);
+        self.uncharge_the_empty(&usage, around);
         for (id, (group, usage)) in usage {
             if is_below(&group, &level.cgroup)
                 && let Some(charge) = charge_of(&mut self.charges, id, &group)
@@ -510,6 +511,22 @@ impl Memory {
             .collect()
     }
 
+    /// A group without processes has no memory: or one whose last was killed for it would be killed for
+    /// once more, with whoever is left around.
+    fn uncharge_the_empty(
+        &mut self,
+        usage: &HashMap<CgroupId, (Arc<Cgroup>, u64)>,
+        around: &mut Around<'_>,
+    ) {
+        for (id, charge) in &mut self.charges {
+            if !usage.contains_key(id) {
+                charge.sticky = 0;
+                charge.set(0, around);
+            }
+        }
+        self.charges.retain(|id, _| usage.contains_key(id));
+    }
+
     /// Charges estimates to the groups that are not over a limit, or are about to be measured.
     fn charge_estimates(
         &mut self,
@@ -521,13 +538,7 @@ impl Memory {
         let all: u64 = processes.iter().map(|(_, it)| it.resident).sum();
         let new = processes.iter().filter(|(_, it)| it.anchor.is_none()).map(|(_, it)| it.resident);
         self.anchored = new.sum::<u64>() <= all / 20;
-        for (id, charge) in &mut self.charges {
-            if !usage.contains_key(id) {
-                charge.sticky = 0;
-                charge.set(0, around);
-            }
-        }
-        self.charges.retain(|id, _| usage.contains_key(id));
+        self.uncharge_the_empty(&usage, around);
         for (id, (group, usage)) in &usage {
             let held = levels_of(group).any(|(cgroup, _)| over.contains(&cgroup.id()));
             if !held && let Some(charge) = charge_of(&mut self.charges, *id, group) {

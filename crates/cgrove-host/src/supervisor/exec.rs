@@ -13,7 +13,6 @@ use super::{Phase, Supervisor, check_spare_descriptors};
 use crate::door::{Busy, Entered, Entry, Refused};
 use crate::exec::{self, Brought};
 use crate::gate::Gate;
-use crate::launch;
 use crate::ledger::GroupId;
 use crate::nested::Hold;
 use crate::report::Backend;
@@ -121,12 +120,8 @@ impl Supervisor<'_> {
                 return;
             }
             Ok(Some(FromCommand::TraceMe(pid))) => {
-                let traced = self.freezer.trace(pid).is_ok();
-                launch::answer_traced(self.launching[at].socket.as_fd(), traced);
-                if traced {
-                    return;
-                }
-                self.lose_launching(group);
+                self.trace(pid, Some(group));
+                return;
             }
             Ok(Some(FromCommand::NoGate(_))) if self.backend == Backend::Reaper => return,
             Ok(None) => {
@@ -144,8 +139,14 @@ impl Supervisor<'_> {
         self.launching[at].done = true;
     }
 
+    /// Where a command is heard that is brought into this group, and has not executed yet.
+    pub(super) fn launching_of(&self, group: GroupId) -> Option<&OwnedFd> {
+        let of = |it: &&Launching| it.group == group && !it.done;
+        self.launching.iter().find(of).map(|it| &it.socket)
+    }
+
     /// The forks of a command would not be counted.
-    fn lose_launching(&mut self, group: GroupId) {
+    pub(super) fn lose_launching(&mut self, group: GroupId) {
         if self.ledger.exists(group) {
             self.kill_group(group, false);
         }

@@ -10,6 +10,7 @@ use super::asked::{Asker, Via};
 use crate::gate;
 use crate::ladder::Ladder;
 use crate::launch;
+use crate::ledger::GroupId;
 use crate::mutant::{self, Mutant};
 use crate::report::Backend;
 use crate::sys::RawPid;
@@ -19,19 +20,26 @@ impl Supervisor<'_> {
         Ladder::new(self.options, self.caller.sigchld_ignored, self.kernel.as_ref())
     }
 
-    /// The command waits to be traced.
-    pub(super) fn trace(&mut self, pid: RawPid) {
-        self.to_trace = None;
+    /// A command waits to be traced: the run's, or that which is brought into a group.
+    pub(super) fn trace(&mut self, pid: RawPid, group: Option<GroupId>) {
         let traced = self.freezer.trace(pid);
         if traced == Err(Errno::EBUSY) {
-            self.to_trace = Some(pid);
+            // It stands, and goes nowhere before the thaw.
+            self.to_trace.push((pid, group));
             return;
         }
-        if let Some(socket) = &self.launch {
+        let socket = match group {
+            None => self.launch.as_ref(),
+            Some(group) => self.launching_of(group),
+        };
+        if let Some(socket) = socket {
             launch::answer_traced(socket.as_fd(), traced.is_ok());
         }
-        if let Err(errno) = traced {
-            self.not_traced(errno);
+        match (traced, group) {
+            (Ok(()), _) => {}
+            (Err(errno), None) => self.not_traced(errno),
+            // Its forks would not be counted.
+            (Err(_), Some(group)) => self.lose_launching(group),
         }
     }
 
@@ -70,8 +78,8 @@ impl Supervisor<'_> {
     /// Answers those that ask, but for who is to be frozen: he stands already, and is asked again
     /// after the thaw.
     pub(super) fn on_askers(&mut self) {
-        if let Some(pid) = self.to_trace {
-            self.trace(pid);
+        for (pid, group) in std::mem::take(&mut self.to_trace) {
+            self.trace(pid, group);
         }
         let (mut frozen, mut news) = (HashSet::new(), false);
         for (tid, asked) in self.freezer.askers() {

@@ -151,6 +151,11 @@ fn of_a_group(place: Place, victim: Victim, moment: Duration, what: &str) {
         }
         (Victim::Reaper, Some(reaper)) => {
             kill(reaper.pid, KILL).expect(what);
+            // Whoever asked for the command learns of it as early as the keeper, which kills the rest.
+            kit::until(&format!("{what}: the group to be killed"), || {
+                let left = watch::marked(&running.mark);
+                left.iter().all(|it| it.pid == running.pid()).then_some(())
+            });
             let ended = running.end();
             assert_eq!(ended.status, 125, "{what}: {ended:?}");
             honest(ended.json.as_deref(), what);
